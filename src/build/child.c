@@ -1,0 +1,376 @@
+/* The process that becomes the builder: namespaces, root directory, identity, and a last look at
+ * itself before it gives control away.
+ *
+ * Nothing foreign runs before exec, and nothing runs after it. Whatever is not as it must be ends
+ * the process with a sentence to the supervisor. Linked by airplant-build alone. */
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
+#include <linux/securebits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+
+#include "build/supervisor.h"
+#include "confine/confine.h"
+
+static int write_own(const char *path, const char *text)
+{
+	_cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : write_full(fd, text, strlen(text));
+}
+
+/* A process whose ids have just changed cannot open its own /proc files until it says so. */
+static void make_dumpable(void)
+{
+	(void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* if it failed, writing the maps fails */
+}
+
+static int become_slot(struct err *e)
+{
+	/* Where the kernel lets us (mode broker); elsewhere the groups stay, unmapped. */
+	if (setgroups(0, NULL) < 0 && errno != EPERM)
+		return err_errno(e, -errno, "setgroups failed");
+	if (setresgid(0, 0, 0) < 0)
+		return err_errno(e, -errno, "setgid failed");
+	if (setresuid(0, 0, 0) < 0)
+		return err_errno(e, -errno, "setuid failed");
+	make_dumpable();
+	return 0;
+}
+
+struct identity {
+	unsigned int uid, gid;
+};
+
+/* The inner namespace I: it maps the slot and nothing else. */
+static int enter_inner(const struct identity *id, struct err *e)
+{
+	char text[64];
+	int r;
+
+	if (unshare(CLONE_NEWUSER) < 0)
+		return err_errno(e, -errno, "creating the builder's user namespace");
+	make_dumpable();
+	r = write_own("/proc/self/setgroups", "deny");
+	snprintf(text, sizeof(text), "%u 0 1", id->uid);
+	if (r == 0)
+		r = write_own("/proc/self/uid_map", text);
+	snprintf(text, sizeof(text), "%u 0 1", id->gid);
+	if (r == 0)
+		r = write_own("/proc/self/gid_map", text);
+	if (r < 0)
+		return err_errno(e, r, "mapping the builder's id");
+	if (setresgid(id->gid, id->gid, id->gid) < 0)
+		return err_errno(e, -errno, "setgid failed");
+	if (setresuid(id->uid, id->uid, id->uid) < 0)
+		return err_errno(e, -errno, "setuid failed");
+	return 0;
+}
+
+/* A second wall against abstract sockets outside (upstream has it too); kernels without it have
+ * the network namespace, except for fixed outputs. The structure is newer than some headers. */
+static void scope_sockets(void)
+{
+	struct {
+		uint64_t fs, net, scoped;
+	} attr = { .scoped = 1 /* abstract sockets */ | 2 /* signals */ };
+	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, 1);
+	long fd;
+
+	if (abi < 6)
+		return;
+	fd = syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
+	if (fd < 0)
+		return;
+	(void)syscall(SYS_landlock_restrict_self, fd, 0); /* needs no_new_privs or a capability */
+	close((int)fd);
+}
+
+static int drop_capabilities(struct err *e)
+{
+	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct none[2] = { 0 };
+
+	for (unsigned long cap = 0; cap < 64; cap++)
+		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0) {
+			if (errno == EINVAL)
+				break; /* the kernel knows no more */
+			return err_errno(e, -errno, "emptying the capability bounding set");
+		}
+	(void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	if (prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
+					     SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
+					     SECBIT_NO_CAP_AMBIENT_RAISE |
+					     SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED) < 0)
+		return err_errno(e, -errno, "locking the securebits");
+	if (syscall(SYS_capset, &h, none) < 0)
+		return err_errno(e, -errno, "giving up the capabilities");
+	return 0;
+}
+
+static int install_filter(struct err *e)
+{
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, confine_builder_filter(), 0, 0) < 0)
+		return err_errno(e, -errno, "unable to load seccomp BPF program");
+	return 0;
+}
+
+static int give_up_privileges(const struct build *b, struct err *e)
+{
+	int r;
+
+	if (b->s.allow_new_privileges) {
+		/* Without no_new_privs a filter takes a capability to install. */
+		scope_sockets();
+		r = b->s.filter_syscalls ? install_filter(e) : 0;
+		return r < 0 ? r : drop_capabilities(e);
+	}
+	r = drop_capabilities(e);
+	if (r < 0)
+		return r;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return err_errno(e, -errno, "failed to set PR_SET_NO_NEW_PRIVS");
+	scope_sockets();
+	return b->s.filter_syscalls ? install_filter(e) : 0;
+}
+
+static void set_personality(const struct build *b)
+{
+	const char *platform = b->s.platform;
+	struct utsname u;
+	bool is64 = uname(&u) == 0 && !strcmp(u.machine, "x86_64");
+	int cur;
+
+	/* As upstream: none of these is worth a failed build. */
+	if ((!strcmp(platform, "i686-linux") && is64) || !strcmp(platform, "armv7l-linux") ||
+	    !strcmp(platform, "armv6l-linux") || !strcmp(platform, "armv5tel-linux"))
+		(void)personality(PER_LINUX32);
+	cur = personality(0xffffffff);
+	if (b->s.impersonate_linux_26 &&
+	    (!strcmp(platform, "i686-linux") || !strcmp(platform, "x86_64-linux")) && cur != -1)
+		(void)personality((unsigned long)cur | 0x0020000 /* UNAME26 */);
+	cur = personality(0xffffffff);
+	if (cur != -1)
+		(void)personality((unsigned long)cur | ADDR_NO_RANDOMIZE);
+}
+
+static int set_stdio(struct build *b, struct err *e)
+{
+	int null;
+
+	if (setsid() < 0)
+		return err_errno(e, -errno, "creating a new session");
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0)
+		return err_errno(e, -errno, "cannot open '/dev/null'");
+	if (dup2(null, 0) < 0 || dup2(b->slave, 1) < 0 || dup2(b->slave, 2) < 0)
+		return err_errno(e, -errno, "connecting standard input and output");
+	/* The way back to the supervisor is the only other fd that is left. */
+	if (b->status_fd != 3) {
+		if (dup3(b->status_fd, 3, O_CLOEXEC) < 0)
+			return err_errno(e, -errno, "keeping the way back to the supervisor");
+		b->status_fd = 3;
+	}
+	if (syscall(SYS_close_range, 4U, ~0U, 0U) < 0)
+		return err_errno(e, -errno, "closing all other file descriptors");
+	return 0;
+}
+
+static void reset_process(void)
+{
+	struct rlimit core;
+	sigset_t none;
+
+	for (int sig = 1; sig < NSIG; sig++)
+		(void)signal(sig, SIG_DFL); /* SIGKILL and SIGSTOP refuse */
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	umask(022);
+	if (getrlimit(RLIMIT_CORE, &core) == 0) {
+		core.rlim_cur = 0;
+		(void)setrlimit(RLIMIT_CORE, &core);
+	}
+}
+
+/* /proc/self/<name> must hold exactly one extent: `inside` mapped to the slot. */
+static bool map_is(const char *path, unsigned int inside)
+{
+	_cleanup_free_ char *text = NULL;
+	unsigned int a, b, c;
+	int used = 0;
+
+	return read_file_at(AT_FDCWD, path, 4096, &text, NULL) == 0 &&
+	       sscanf(text, " %u %u %u %n", &a, &b, &c, &used) == 3 && a == inside && b == 0 &&
+	       c == 1 && !text[used];
+}
+
+/* The identity as it is, not as it was asked for: a missed step must never reach a builder. */
+static int check_self(const struct build *b, const struct identity *id, struct err *e)
+{
+	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct d[2];
+	uid_t r, u, s;
+	gid_t rg, g, sg;
+
+	if (getresuid(&r, &u, &s) < 0 || r != id->uid || u != id->uid || s != id->uid ||
+	    getresgid(&rg, &g, &sg) < 0 || rg != id->gid || g != id->gid || sg != id->gid)
+		return err_set(e, -EPERM, "the builder does not have its own identity");
+	if (!map_is("/proc/self/uid_map", id->uid) || !map_is("/proc/self/gid_map", id->gid))
+		return err_set(e, -EPERM, "the builder's user namespace does not map what it should");
+	if (syscall(SYS_capget, &h, d) < 0 || d[0].effective | d[1].effective | d[0].permitted |
+						      d[1].permitted | d[0].inheritable | d[1].inheritable)
+		return err_set(e, -EPERM, "the builder still holds capabilities");
+	if (prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) != 0 ||
+	    prctl(PR_CAPBSET_READ, CAP_CHOWN, 0, 0, 0) != 0)
+		return err_set(e, -EPERM, "the builder's capability bounding set is not empty");
+	if (!b->s.allow_new_privileges && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1)
+		return err_set(e, -EPERM, "the builder could gain privileges");
+	if (b->s.filter_syscalls && prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER)
+		return err_set(e, -EPERM, "the builder's system calls are not filtered");
+	return 0;
+}
+
+/* The supervisor's fd lies in the supervisor's mount namespace, where the child cannot mount. */
+static int reopen_scratch(struct build *b, struct err *e)
+{
+	int fd = open(b->s.scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_errno(e, -errno, "opening '%s'", b->s.scratch);
+	close(b->top);
+	b->top = fd;
+	return 0;
+}
+
+static int prepare(struct build *b, struct err *e)
+{
+	bool sandbox = b->s.sandbox == SANDBOX_ON;
+	struct identity id = { (unsigned int)b->s.uid, (unsigned int)b->s.gid };
+	int r;
+
+	if (!sandbox && b->ids.mode == IDS_SINGLE)
+		id = (struct identity){ (unsigned int)b->host_uid, (unsigned int)b->host_gid };
+	r = become_slot(e);
+	reset_process();
+	if (r == 0)
+		r = reopen_scratch(b, e);
+	if (r == 0)
+		r = root_scratch(b, e);
+	if (r == 0)
+		r = sandbox ? root_enter(b, e) : host_enter(b, e);
+	if (r == 0)
+		r = set_stdio(b, e);
+	if (r == 0)
+		r = enter_inner(&id, e);
+	if (r < 0)
+		return r;
+	set_personality(b);
+	/* Cleared by the change of ids above. A supervisor that died meanwhile is noticed by the
+	 * caller, when the way back is gone. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+		return err_errno(e, -errno, "setting death signal");
+	r = give_up_privileges(b, e);
+	return r < 0 ? r : check_self(b, &id, e);
+}
+
+/* argv or environment as exec wants it. */
+static char **vector(struct arena *a, size_t n)
+{
+	return arena_array(a, n + 1, sizeof(char *));
+}
+
+static _noreturn_ void run_builder(struct build *b)
+{
+	const char *builder = b->s.builder, *slash = strrchr(builder, '/');
+	char **argv, **envp;
+
+	if (!strncmp(builder, "builtin:", 8))
+		_exit(builtin_run(b));
+	argv = vector(&b->arena, b->s.args.n + 1);
+	envp = vector(&b->arena, b->s.env.n);
+	if (!argv || !envp)
+		goto fail;
+	argv[0] = (char *)(uintptr_t)(slash ? slash + 1 : builder);
+	for (size_t i = 0; i < b->s.args.n; i++)
+		argv[i + 1] = b->s.args.v[i];
+	for (size_t i = 0; i < b->s.env.n; i++) {
+		envp[i] = arena_printf(&b->arena, "%s=%s", b->s.env.v[i].name, b->s.env.v[i].value);
+		if (!envp[i])
+			goto fail;
+	}
+	execve(builder, argv, envp);
+fail:
+	dprintf(2, "executing " Q_ARG ": %s", builder, strerror(errno));
+	_exit(1);
+}
+
+static _noreturn_ void child_main(struct build *b)
+{
+	struct err e = { 0 };
+
+	if (prepare(b, &e) < 0) {
+		const char *text = err_msg(&e);
+
+		(void)write_full(b->status_fd, text, strlen(text)); /* or it is gone, and we are too */
+		_exit(1);
+	}
+	/* Fails with EPIPE when the supervisor died before the death signal was set. */
+	if (write_full(b->status_fd, "S", 1) < 0)
+		_exit(1);
+	run_builder(b);
+}
+
+int child_start(struct build *b, struct err *e)
+{
+	int pipefd[2], pidfd = -1;
+	struct clone_args args = {
+		.flags = CLONE_PIDFD | CLONE_NEWPID | CLONE_NEWNS,
+		.pidfd = (uint64_t)(uintptr_t)&pidfd,
+		.exit_signal = SIGCHLD,
+	};
+	long pid;
+
+	if (b->s.sandbox == SANDBOX_ON)
+		args.flags |= CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
+			      (b->s.fixed ? 0 : CLONE_NEWNET);
+	if (pipe2(pipefd, O_CLOEXEC) < 0)
+		return err_errno(e, -errno, "creating a pipe");
+	pid = syscall(SYS_clone3, &args, sizeof(args));
+	if (pid == 0) {
+		close(pipefd[0]);
+		b->status_fd = pipefd[1];
+		child_main(b);
+	}
+	close(pipefd[1]);
+	if (pid < 0) {
+		close(pipefd[0]);
+		return err_errno(e, -errno, "creating the builder's namespaces");
+	}
+	b->status_fd = pipefd[0];
+	b->pid = (pid_t)pid;
+	b->pidfd = pidfd;
+	close_fdp(&b->slave);
+	return 0;
+}
+
+void child_end(struct build *b)
+{
+	if (b->pidfd < 0)
+		return;
+	(void)syscall(SYS_pidfd_send_signal, b->pidfd, SIGKILL, NULL, 0); /* or it is dead already */
+	while (wait4(b->pid, NULL, __WALL, NULL) < 0 && errno == EINTR)
+		;
+	close_fdp(&b->pidfd);
+}

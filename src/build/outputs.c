@@ -1,0 +1,371 @@
+/* What the builder left behind: checked, made canonical, hashed, scanned, and put into
+ * <scratch>/out/ for the core to move.
+ *
+ * The last process of the build is dead before anything here runs. All work goes through directory
+ * fds of the scratch; a tree of the builder's is never reached by a path of more than one
+ * component. Linked by airplant-build alone. Source: feature rows E1 to E5. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "build/supervisor.h"
+#include "hash/hash.h"
+#include "nar/refscan.h"
+#include "nar/tree.h"
+#include "path/path.h"
+
+struct work {
+	struct build *b;
+	int store, out; /* the builder's store directory and <scratch>/out */
+	struct build_made *made;
+	struct refscan *scan;
+};
+
+/* An outcome for the client, as opposed to a fault of the machine. */
+enum { REJECTED = 1 };
+
+static int out_of_memory(struct err *e)
+{
+	return err_set(e, -ENOMEM, "out of memory");
+}
+
+static int check_present(struct work *w, const struct build_output *o, struct stat *st, struct err *e)
+{
+	const struct build_start *s = &w->b->s;
+
+	if (fstatat(w->store, o->path, st, AT_SYMLINK_NOFOLLOW) < 0) {
+		if (errno != ENOENT)
+			return err_errno(e, -errno, "getting status of '%s/%s'", s->store_dir, o->path);
+		return err_set(e, REJECTED,
+			       "builder for '" C_MAGENTA "%s/%s" C_NORMAL
+			       "' failed to produce output path for output " Q_ARG " at " C_MAGENTA
+			       "\"%s/%s\"" C_NORMAL,
+			       s->store_dir, s->drv, o->name, s->store_dir, o->path);
+	}
+	if ((!S_ISLNK(st->st_mode) && (st->st_mode & (S_IWGRP | S_IWOTH))) || st->st_uid != 0)
+		return err_set(e, REJECTED,
+			       "suspicious ownership or permission on " C_MAGENTA "\"%s/%s\"" C_NORMAL
+			       " for output " Q_ARG "; rejecting this build output",
+			       s->store_dir, o->path, o->name);
+	if (s->fixed && !s->fixed_recursive && (!S_ISREG(st->st_mode) || (st->st_mode & S_IXUSR)))
+		return err_set(e, REJECTED,
+			       "output path " C_MAGENTA "\"%s/%s\"" C_NORMAL
+			       " should be a non-executable regular file since recursive hashing is not "
+			       "enabled (one of outputHashMode={flat,text} is true)",
+			       s->store_dir, o->path);
+	return 0;
+}
+
+/* TREE_BAD and its like are what the builder did; negative values are ours. */
+static int tree_result(int r, const struct work *w, const struct build_output *o, struct err *e)
+{
+	if (r == 0)
+		return 0;
+	err_prefix(e, "output '%s' of '%s/%s'", o->name, w->b->s.store_dir, w->b->s.drv);
+	return r > 0 ? REJECTED : r;
+}
+
+static int take_output(struct work *w, const struct build_output *o, struct err *e)
+{
+	const struct build *b = w->b;
+	bool chown = b->owner_uid != 0;
+	struct tree_owner owner = {
+		.uid = 0,
+		.new_uid = chown ? b->owner_uid : (uid_t)-1,
+		.new_gid = chown ? b->owner_gid : (gid_t)-1,
+	};
+	struct stat st;
+	int r = check_present(w, o, &st, e);
+
+	if (r != 0)
+		return r;
+	r = tree_result(tree_canonicalise(w->store, o->path, &owner, e), w, o, e);
+	if (r != 0)
+		return r;
+	if (b->s.fixed) {
+		/* The builder saw a network: whoever still holds one of its files open must not hold
+		 * what is registered. */
+		r = tree_result(tree_copy(w->store, o->path, w->out, o->path, e), w, o, e);
+		if (r == 0) {
+			owner.uid = b->owner_uid;
+			owner.new_uid = (uid_t)-1;
+			owner.new_gid = (gid_t)-1;
+			r = tree_result(tree_canonicalise(w->out, o->path, &owner, e), w, o, e);
+		}
+		return r;
+	}
+	if (renameat(w->store, o->path, w->out, o->path) < 0)
+		return err_errno(e, -errno, "moving output '%s' of '%s/%s'", o->name, b->s.store_dir,
+				 b->s.drv);
+	return 0;
+}
+
+static int add_candidates(struct refscan *scan, const struct build_start *s)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < s->inputs.n; i++)
+		if (strlen(s->inputs.v[i]) >= STORE_DIGEST_LEN)
+			r = refscan_add(scan, s->inputs.v[i]);
+	for (size_t i = 0; r == 0 && i < s->outputs.n; i++)
+		if (strlen(s->outputs.v[i].path) >= STORE_DIGEST_LEN)
+			r = refscan_add(scan, s->outputs.v[i].path);
+	return r;
+}
+
+static int note_ref(struct work *w, struct refscan *scan, struct strv *refs, char *base)
+{
+	if (strlen(base) < STORE_DIGEST_LEN || !refscan_found(scan, base))
+		return 0;
+	return strv_add_arena(refs, &w->b->arena, base);
+}
+
+static int measure(struct work *w, size_t i, struct err *e)
+{
+	const struct build_start *s = &w->b->s;
+	const struct build_output *o = &s->outputs.v[i];
+	struct build_made *m = &w->made[i];
+	struct refscan *scan = refscan_new();
+	struct tree_facts facts;
+	int r = scan ? add_candidates(scan, s) : -ENOMEM;
+
+	if (r < 0) {
+		refscan_free(scan);
+		return out_of_memory(e);
+	}
+	r = tree_result(tree_measure(w->out, o->path, scan, &facts, e), w, o, e);
+	if (r == 0) {
+		m->name = o->name;
+		memcpy(m->nar_hash, facts.nar_hash, sizeof(m->nar_hash));
+		m->nar_size = facts.nar_size;
+		for (size_t k = 0; r == 0 && k < s->inputs.n; k++)
+			r = note_ref(w, scan, &m->refs, s->inputs.v[k]);
+		for (size_t k = 0; r == 0 && k < s->outputs.n; k++)
+			r = note_ref(w, scan, &m->refs, s->outputs.v[k].path);
+		if (r < 0)
+			r = out_of_memory(e);
+		else
+			strv_sort_uniq(&m->refs, false);
+	}
+	refscan_free(scan);
+	return r;
+}
+
+/* --- cycles between outputs ---------------------------------------------- */
+
+static bool refers_to(const struct work *w, size_t from, size_t to)
+{
+	return from != to && strv_has_sorted(&w->made[from].refs, w->b->s.outputs.v[to].path);
+}
+
+/* Depth first with an explicit stack; `state` is 0 unseen, 1 on the stack, 2 done. */
+static int find_cycle(struct work *w, size_t start, uint8_t *state, size_t *stack, size_t *next,
+		      struct err *e)
+{
+	const struct build_start *s = &w->b->s;
+	size_t depth = 0;
+
+	if (state[start])
+		return 0;
+	stack[0] = start;
+	next[0] = 0;
+	state[start] = 1;
+	for (;;) {
+		size_t at = stack[depth], to = next[depth]++;
+
+		if (to == s->outputs.n) {
+			state[at] = 2;
+			if (depth-- == 0)
+				return 0;
+			continue;
+		}
+		if (!refers_to(w, at, to) || state[to] == 2)
+			continue;
+		if (state[to] == 1)
+			return err_set(e, REJECTED,
+				       "cycle detected in build of '" C_MAGENTA "%s/%s" C_NORMAL
+				       "' in the references of output " Q_ARG " from output " Q_ARG,
+				       s->store_dir, s->drv, s->outputs.v[to].name,
+				       s->outputs.v[at].name);
+		state[to] = 1;
+		stack[++depth] = to;
+		next[depth] = 0;
+	}
+}
+
+static int check_cycles(struct work *w, struct err *e)
+{
+	size_t n = w->b->s.outputs.n;
+	uint8_t *state = arena_array(&w->b->arena, n, 1);
+	size_t *stack = arena_array(&w->b->arena, n, sizeof(*stack));
+	size_t *next = arena_array(&w->b->arena, n, sizeof(*next));
+	int r = 0;
+
+	if (!state || !stack || !next)
+		return out_of_memory(e);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		r = find_cycle(w, i, state, stack, next, e);
+	return r;
+}
+
+/* --- fixed outputs ------------------------------------------------------- */
+
+static int feed(void *ctx, const uint8_t *data, size_t len)
+{
+	hasher_feed(ctx, data, len);
+	return 0;
+}
+
+static int hash_file(int dirfd, const char *name, struct hasher *h)
+{
+	_cleanup_close_ int fd = open_beneath(dirfd, name, O_RDONLY, 0);
+	uint8_t data[64 * 1024];
+
+	if (fd < 0)
+		return fd;
+	for (;;) {
+		ssize_t n = read(fd, data, sizeof(data));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : 0;
+		hasher_feed(h, data, (size_t)n);
+	}
+}
+
+static int hash_output(struct work *w, const struct build_output *o, struct hash *got, struct err *e)
+{
+	const struct build_start *s = &w->b->s;
+	struct hasher *h;
+	int r;
+
+	if (hash_algo_parse(s->fixed_algo, &got->algo) != 0 ||
+	    s->fixed_hash.n != hash_size(got->algo))
+		return err_set(e, -EINVAL, "unknown hash algorithm '%s' of a fixed output", s->fixed_algo);
+	h = hasher_new(got->algo);
+	if (!h)
+		return out_of_memory(e);
+	if (s->fixed_recursive) {
+		r = tree_result(tree_dump(w->out, o->path, feed, h, e), w, o, e);
+	} else {
+		r = hash_file(w->out, o->path, h);
+		if (r < 0)
+			err_errno(e, r, "reading output '%s'", o->name);
+	}
+	if (r == 0)
+		hasher_final(h, got);
+	hasher_free(h);
+	return r;
+}
+
+/* Where the contents belong that came instead of those asked for. */
+static int keep_under_real_path(struct work *w, const struct build_output *o, const struct ca *ca,
+				char **ret, struct err *e)
+{
+	struct build *b = w->b;
+	char *name = output_object_name(&b->arena, b->s.drv_name, o->name);
+	struct strv none = { 0 };
+	struct store_path real;
+	int r;
+
+	if (!name)
+		return out_of_memory(e);
+	r = store_path_for_ca(b->s.store_dir, name, ca, &none, false, &real, e);
+	if (r != 0)
+		return r < 0 ? r : -EINVAL;
+	if (renameat(w->out, o->path, w->out, real.base) < 0)
+		return err_errno(e, -errno, "moving output '%s'", o->name);
+	*ret = arena_strdup(&b->arena, real.base);
+	return *ret ? 0 : out_of_memory(e);
+}
+
+static int check_fixed(struct work *w, char **ret_real, struct err *e)
+{
+	struct build *b = w->b;
+	const struct build_output *o = &b->s.outputs.v[0];
+	struct strv *refs = &w->made[0].refs;
+	struct hash want = { 0 };
+	struct ca ca = { .method = b->s.fixed_recursive ? CA_NAR : CA_FLAT };
+	int r = hash_output(w, o, &ca.hash, e);
+
+	if (r != 0)
+		return r;
+	want.algo = ca.hash.algo;
+	memcpy(want.bytes, b->s.fixed_hash.v, b->s.fixed_hash.n);
+	w->made[0].ca = ca_print(&b->arena, &ca);
+	if (!w->made[0].ca)
+		return out_of_memory(e);
+	if (!hash_equal(&want, &ca.hash)) {
+		if (refs->n == 0) {
+			r = keep_under_real_path(w, o, &ca, ret_real, e);
+			if (r != 0)
+				return r;
+		}
+		return err_set(e, REJECTED,
+			       "hash mismatch in fixed-output derivation '" C_MAGENTA "%s/%s" C_NORMAL
+			       "':\n  specified: " C_MAGENTA "%s" C_NORMAL "\n     got:    " C_MAGENTA
+			       "%s" C_NORMAL,
+			       b->s.store_dir, b->s.drv, hash_print(&b->arena, &want, SRI),
+			       hash_print(&b->arena, &ca.hash, SRI));
+	}
+	if (refs->n)
+		return err_set(e, REJECTED,
+			       "fixed-output derivations must not reference store paths: '" C_MAGENTA
+			       "%s/%s" C_NORMAL "' references " C_MAGENTA "%zu" C_NORMAL
+			       " distinct paths, e.g. '" C_MAGENTA "%s/%s" C_NORMAL "'",
+			       b->s.store_dir, b->s.drv, refs->n, b->s.store_dir, refs->v[0]);
+	return 0;
+}
+
+static int collect(struct work *w, char **ret_real, struct err *e)
+{
+	const struct build_start *s = &w->b->s;
+	int r;
+
+	if (mkdirat(w->b->top, "out", 0700) < 0)
+		return err_errno(e, -errno, "creating '%s/out'", s->scratch);
+	w->out = open_beneath(w->b->top, "out", O_RDONLY | O_DIRECTORY, 0);
+	w->store = open_beneath(w->b->top, "store", O_RDONLY | O_DIRECTORY, 0);
+	if (w->out < 0 || w->store < 0)
+		return err_errno(e, w->out < 0 ? w->out : w->store, "opening the build's outputs");
+	if (s->fixed && s->outputs.n != 1)
+		return err_set(e, -EINVAL, "a fixed-output derivation has one output, not %zu",
+			       s->outputs.n);
+	for (size_t i = 0; i < s->outputs.n; i++) {
+		r = take_output(w, &s->outputs.v[i], e);
+		if (r == 0)
+			r = measure(w, i, e);
+		if (r != 0)
+			return r;
+	}
+	r = check_cycles(w, e);
+	if (r == 0 && s->fixed)
+		r = check_fixed(w, ret_real, e);
+	return r;
+}
+
+int outputs_collect(struct build *b, struct build_end *end)
+{
+	struct work w = { .b = b, .store = -1, .out = -1 };
+	_cleanup_err_ struct err e = { 0 };
+	char *real = NULL;
+	int r;
+
+	w.made = arena_array(&b->arena, b->s.outputs.n, sizeof(*w.made));
+	r = w.made || !b->s.outputs.n ? collect(&w, &real, &e) : out_of_memory(&e);
+	close_fdp(&w.store);
+	close_fdp(&w.out);
+	if (r == 0 || real) {
+		end->outputs.v = w.made;
+		end->outputs.n = b->s.outputs.n;
+		end->real_path = real;
+	}
+	if (r != 0) {
+		end->status = r == REJECTED ? OUTPUT_REJECTED : MISC_FAILURE;
+		end->error = arena_strdup(&b->arena, err_msg(&e));
+	}
+	return r;
+}

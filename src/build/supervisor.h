@@ -1,0 +1,87 @@
+/* What the files of the build supervisor share: one build, one process, one struct.
+ *
+ * The life of a build: ns_outer() makes the user namespace O and gets ids mapped into it;
+ * child_start() clones the builder's process, which builds its root (root.c) and execs;
+ * ns_retreat() takes every path but the scratch away from the supervisor; watch_run() reads the
+ * log until the last process is dead; outputs_collect() looks at what was left behind. */
+#pragma once
+
+#include <stdbool.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "base/fd.h"
+#include "ipc/build.h"
+
+/* Colours as upstream puts them into its sentences; clients strip them when they must. */
+#define C_MAGENTA "\x1b[35;1m"
+#define C_RED "\x1b[31;1m"
+#define C_BOLD "\x1b[1m"
+#define C_NORMAL "\x1b[0m"
+/* An argument of an error sentence: '%s' in magenta, quoted the two ways upstream has. */
+#define Q_ARG "'" C_MAGENTA "%s" C_NORMAL "'"
+#define Q_PATH C_MAGENTA "\"%s\"" C_NORMAL
+
+struct logfile;
+
+struct build {
+	struct arena arena; /* everything that came with BUILD_START */
+	struct build_start s;
+	struct build_ids ids;
+	bool mapped;		/* O has its ids */
+	uid_t host_uid;		/* the daemon's, as the host sees it */
+	gid_t host_gid;
+	uid_t owner_uid;	/* the daemon's id in O: what finished files belong to */
+	gid_t owner_gid;
+	int chan;		/* fd 3 */
+	int log_fd, zlog_fd;	/* -1 when there is none */
+	int lease_fd;		/* held open until the end: the slot is ours as long as it is */
+	int master, slave;	/* the builder's terminal */
+	int status_fd;		/* from the child: empty, 'S' once set up, or a sentence */
+	int pidfd;
+	pid_t pid;
+	int top;		/* the scratch directory */
+	struct logfile *log;
+	bool cancelled;		/* the core hung up or said BUILD_CANCEL */
+	int wait_status;	/* of the builder, as wait4 has it */
+	struct rusage usage;
+};
+
+/* namespace.c */
+/* Unshares O, asks the core for ids, and maps them (mode single). BUILD_CANCELLED when the core
+ * changed its mind meanwhile. */
+enum { BUILD_CANCELLED = 1 };
+int ns_outer(struct build *b, struct err *e);
+/* The builder's terminal: a pseudoterminal of a devpts instance that nobody else can see. */
+int ns_terminal(struct build *b, struct err *e);
+/* Makes the scratch the supervisor's root directory; nothing else is left in its mount namespace. */
+int ns_retreat(struct build *b, struct err *e);
+
+/* child.c */
+int child_start(struct build *b, struct err *e);
+/* Kills the child and everything it started, and waits until all of it is dead. */
+void child_end(struct build *b);
+
+/* root.c; runs in the child, as the slot's id with the capabilities of O. Afterwards "/" is the
+ * builder's root and the working directory is the build directory. */
+int root_scratch(struct build *b, struct err *e);
+int root_enter(struct build *b, struct err *e);
+/* host.c: the same without a sandbox. The host's files, with the store covered by an overlay. */
+int host_enter(struct build *b, struct err *e);
+
+/* watch.c: until the builder is dead and its terminal is drained. Fills what of `end` follows from
+ * the builder's end alone: status BUILT when it succeeded. */
+void watch_run(struct build *b, struct build_end *end);
+/* Waits for BUILD_RELEASE, BUILD_CANCEL or the core's hang-up. */
+void watch_release(struct build *b);
+/* Sends and waits where the core is slow. 0 or -errno. */
+int watch_send(struct build *b, uint32_t type, const struct layout *l, const void *record);
+
+/* outputs.c */
+int outputs_collect(struct build *b, struct build_end *end);
+/* keep.c: gives what the builder left in its build directory to the daemon's id. */
+int keep_build_dir(struct build *b);
+
+/* builtins.c: runs in the builder's place, writes to stderr, returns its exit status. */
+int builtin_run(struct build *b);

@@ -1,0 +1,70 @@
+/* nix.conf: what the daemon reads, in upstream's syntax and order (feature rows J1 to J3).
+ *
+ * One table of settings with type, default and who may change it; structs are filled from it.
+ * Linked by the core. The client policy (which override an untrusted client may send) is shared
+ * with the session for its warnings. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/strv.h"
+
+enum sandbox_mode { SANDBOX_FALSE, SANDBOX_TRUE, SANDBOX_RELAXED };
+enum ids_setting { IDS_AUTO, IDS_USE_BROKER, IDS_USE_SUBID, IDS_USE_SINGLE };
+
+struct settings {
+	struct strv allowed_users, trusted_users;
+	char *build_users_group;
+	uint64_t max_jobs; /* UINT64_MAX means "auto", resolved to the number of processors */
+	uint64_t cores;
+	uint64_t sandbox; /* enum sandbox_mode */
+	struct strv sandbox_paths;
+	char *sandbox_build_dir, *sandbox_dev_shm_size;
+	bool filter_syscalls, allow_new_privileges, impersonate_linux_26;
+	uint64_t timeout, max_silent_time, max_build_log_size, log_lines;
+	bool keep_failed, keep_going, fallback, substitute;
+	bool keep_build_log, compress_build_log;
+	bool keep_derivations, keep_outputs, keep_env_derivations;
+	bool require_sigs;
+	struct strv trusted_public_keys, secret_key_files;
+	struct strv substituters, trusted_substituters;
+	char *system;
+	struct strv extra_platforms, system_features, experimental_features;
+	bool fsync_metadata, auto_optimise_store;
+	char *build_dir;	  /* "" when not set */
+	struct strv ignored_acls; /* extended attributes that canonicalisation leaves alone */
+	/* Airplant's own, in the same file or in airplant.conf beside it: */
+	uint64_t ids;	  /* enum ids_setting: auto, broker, subid, single */
+	char *ids_socket; /* the broker's socket */
+	uint64_t durable; /* 0 background (default), 1 strict */
+};
+
+void settings_init(struct settings *s); /* all defaults */
+void settings_done(struct settings *s);
+int settings_copy(const struct settings *from, struct settings *to);
+/* max_jobs with "auto" resolved: the processors this process may run on. */
+uint64_t settings_max_jobs(const struct settings *s);
+
+/* Reads <conf_dir>/nix.conf (absent is fine), then <conf_dir>/airplant.conf, then NIX_CONFIG.
+ * Unknown names are told to `warn` once each. Errors carry file and line. */
+int settings_load(struct settings *s, const char *conf_dir, const char *nix_config,
+		  void (*warn)(void *ctx, const char *text), void *ctx, struct err *e);
+
+enum { CONF_UNKNOWN = 1, CONF_BAD = 2 };
+/* One assignment; "extra-" names append; aliases are known. CONF_BAD with upstream's sentence. */
+int settings_set(struct settings *s, const char *name, const char *value, struct err *e);
+
+/* What a client's override may do. */
+enum client_rule {
+	CLIENT_APPLY,  /* take it */
+	CLIENT_IGNORE, /* drop it silently (experimental-features, plugin-files …) */
+	CLIENT_REFUSE, /* drop it and warn: restricted setting, not trusted */
+};
+enum client_rule settings_client_rule(const char *name, const char *value, bool trusted,
+				      const struct strv *known_substituters);
+/* For a refused "substituters" (or its alias): upstream takes the known ones and warns about each
+ * other. Both lists are on the heap and are added to. 0 or -ENOMEM. */
+int settings_client_substituters(const char *value, const struct strv *known_substituters,
+				 struct strv *ret_kept, struct strv *ret_refused);

@@ -1,0 +1,392 @@
+/* Who may do what: the one table of profiles, and the groups of system calls it is made of.
+ * Read the table at the end first. It states intentions only: gen-filters.c compiles it at build
+ * time, seal.c applies it. Linked by every process that seals itself; nothing here does anything.
+ */
+#include "confine/profiles.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/nsfs.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+
+#define INT 0xffffffffULL
+#define CALL(name)                                                                                 \
+	{                                                                                          \
+		name, 0,                                                                           \
+		{                                                                                  \
+		}                                                                                  \
+	}
+#define IS(name, arg, value)                                                                       \
+	{                                                                                          \
+		name, 1,                                                                           \
+		{                                                                                  \
+			{                                                                          \
+				arg, INT, (uint32_t)(value)                                        \
+			}                                                                          \
+		}                                                                                  \
+	}
+#define HAS(name, arg, bits)                                                                       \
+	{                                                                                          \
+		name, 1,                                                                           \
+		{                                                                                  \
+			{                                                                          \
+				arg, bits, bits                                                    \
+			}                                                                          \
+		}                                                                                  \
+	}
+#define LACKS(name, arg, bits)                                                                     \
+	{                                                                                          \
+		name, 1,                                                                           \
+		{                                                                                  \
+			{                                                                          \
+				arg, bits, 0                                                       \
+			}                                                                          \
+		}                                                                                  \
+	}
+#define HAS2(name, a, abits, b, bbits)                                                             \
+	{                                                                                          \
+		name, 2,                                                                           \
+		{                                                                                  \
+			{ a, abits, abits },                                                       \
+			{                                                                          \
+				b, bbits, bbits                                                    \
+			}                                                                          \
+		}                                                                                  \
+	}
+#define END                                                                                        \
+	{                                                                                          \
+		0                                                                                  \
+	}
+
+/* Whatever a C program does without touching anything but itself. Nothing becomes executable. */
+static const struct call own_memory[] = {
+	LACKS("mmap", 2, PROT_EXEC),
+	LACKS("mprotect", 2, PROT_EXEC),
+	CALL("munmap"),
+	CALL("mremap"),
+	CALL("brk"),
+	CALL("madvise"),
+	CALL("msync"),
+	CALL("futex"),
+	CALL("rseq"),
+	CALL("exit"),
+	CALL("exit_group"),
+	CALL("restart_syscall"),
+	CALL("rt_sigreturn"),
+	CALL("rt_sigaction"),
+	CALL("rt_sigprocmask"),
+	CALL("rt_sigpending"),
+	CALL("rt_sigtimedwait"),
+	CALL("rt_sigsuspend"),
+	CALL("sigaltstack"),
+	CALL("clock_gettime"),
+	CALL("clock_getres"),
+	CALL("clock_nanosleep"),
+	CALL("gettimeofday"),
+	CALL("time"),
+	CALL("nanosleep"),
+	CALL("sched_yield"),
+	CALL("getrandom"),
+	END,
+};
+
+/* Looking at itself: also what confine_seal needs in order to check what it did. */
+static const struct call look_at_self[] = {
+	CALL("getpid"),
+	CALL("gettid"),
+	CALL("getppid"),
+	CALL("getuid"),
+	CALL("geteuid"),
+	CALL("getgid"),
+	CALL("getegid"),
+	CALL("capget"),
+	IS("prctl", 0, PR_GET_DUMPABLE),
+	IS("prctl", 0, PR_GET_NO_NEW_PRIVS),
+	IS("prctl", 0, PR_GET_SECUREBITS),
+	IS("prctl", 0, PR_GET_SECCOMP),
+	IS("prctl", 0, PR_CAPBSET_READ),
+	{ "prctl", 2, { { 0, INT, PR_CAP_AMBIENT }, { 1, INT, PR_CAP_AMBIENT_IS_SET } } },
+	END,
+};
+
+/* Bytes in and out of what is open already, and waiting for them. recvmsg brings fds in.
+ *
+ * fcntl goes by command: F_SETOWN with F_SETSIG would be a kill(2) by another name. */
+static const struct call open_files[] = {
+	CALL("read"),
+	CALL("write"),
+	CALL("readv"),
+	CALL("writev"),
+	CALL("pread64"),
+	CALL("pwrite64"),
+	CALL("preadv"),
+	CALL("pwritev"),
+	CALL("lseek"),
+	CALL("close"),
+	CALL("close_range"),
+	CALL("dup"),
+	CALL("dup2"),
+	CALL("dup3"),
+	CALL("pipe2"),
+	CALL("poll"),
+	CALL("ppoll"),
+	CALL("select"),
+	CALL("pselect6"),
+	CALL("epoll_create1"),
+	CALL("epoll_ctl"),
+	CALL("epoll_wait"),
+	CALL("epoll_pwait"),
+	CALL("eventfd2"),
+	CALL("signalfd4"),
+	CALL("timerfd_create"),
+	CALL("timerfd_settime"),
+	CALL("timerfd_gettime"),
+	CALL("recvmsg"),
+	CALL("sendmsg"),
+	CALL("recvfrom"),
+	CALL("sendto"),
+	CALL("shutdown"),
+	CALL("getsockopt"),
+	IS("fcntl", 1, F_DUPFD),
+	IS("fcntl", 1, F_DUPFD_CLOEXEC),
+	IS("fcntl", 1, F_GETFD),
+	IS("fcntl", 1, F_SETFD),
+	IS("fcntl", 1, F_GETFL),
+	IS("fcntl", 1, F_SETFL),
+	IS("fcntl", 1, F_GETLK),
+	IS("fcntl", 1, F_SETLK),
+	IS("fcntl", 1, F_SETLKW),
+	IS("fcntl", 1, F_OFD_GETLK),
+	IS("fcntl", 1, F_OFD_SETLK),
+	IS("fcntl", 1, F_OFD_SETLKW),
+	IS("fcntl", 1, F_ADD_SEALS),
+	IS("fcntl", 1, F_GET_SEALS),
+	IS("fcntl", 1, F_SETPIPE_SZ),
+	IS("fcntl", 1, F_GETPIPE_SZ),
+	CALL("flock"),
+	CALL("fstat"),
+	CALL("fstatfs"),
+	CALL("memfd_create"),
+	END,
+};
+
+/* A file tree: what unpacking, hashing and deleting one takes. Which tree, the jail decides. */
+static const struct call file_tree[] = {
+	CALL("openat"),		 CALL("openat2"),	  CALL("open"),
+	CALL("getdents64"),	 CALL("newfstatat"),	  CALL("stat"),
+	CALL("lstat"),		 CALL("statx"),		  CALL("statfs"),
+	CALL("access"),		 CALL("faccessat"),	  CALL("faccessat2"),
+	CALL("readlink"),	 CALL("readlinkat"),	  CALL("getcwd"),
+	CALL("fchdir"),		 CALL("umask"),		  CALL("mkdir"),
+	CALL("mkdirat"),	 CALL("unlink"),	  CALL("unlinkat"),
+	CALL("rmdir"),		 CALL("rename"),	  CALL("renameat"),
+	CALL("renameat2"),	 CALL("symlink"),	  CALL("symlinkat"),
+	CALL("utimensat"),	 CALL("chmod"),		  CALL("fchmod"),
+	CALL("fchmodat"),	 CALL("fchmodat2"),	  CALL("ftruncate"),
+	CALL("fallocate"),	 CALL("fadvise64"),	  CALL("fsync"),
+	CALL("fdatasync"),	 CALL("sync_file_range"), CALL("syncfs"),
+	CALL("copy_file_range"), CALL("sendfile"),	  END,
+};
+
+/* What libraries ask about the machine; a limit may be read, not set. */
+static const struct call machine[] = {
+	CALL("uname"),
+	CALL("sysinfo"),
+	CALL("sched_getaffinity"),
+	CALL("getrusage"),
+	CALL("times"),
+	IS("prlimit64", 2, 0),
+	END,
+};
+
+/* Asked by stdio ("is this a terminal?") and by SQLite; the answer is "no". */
+static const struct call terminals[] = { CALL("ioctl"), END };
+
+/* Making a builder's outputs ours: owner, names, leftovers of ACLs. No attribute is ever set. */
+static const struct call take_over[] = {
+	CALL("fchown"),	      CALL("fchownat"),	    CALL("lchown"),
+	CALL("link"),	      CALL("linkat"),	    CALL("listxattr"),
+	CALL("llistxattr"),   CALL("flistxattr"),   CALL("getxattr"),
+	CALL("lgetxattr"),    CALL("fgetxattr"),    CALL("removexattr"),
+	CALL("lremovexattr"), CALL("fremovexattr"), END,
+};
+
+/* Its one child, by pidfd. Signals by number (kill, tgkill) stay forbidden. */
+static const struct call the_builder[] = {
+	CALL("wait4"),
+	CALL("waitid"),
+	CALL("pidfd_send_signal"),
+	END,
+};
+
+/* The broker's whole life: accept, receive, look at a process, write its maps, answer. */
+static const struct call lease_ids[] = {
+	CALL("read"),
+	CALL("write"),
+	CALL("lseek"),
+	CALL("close"),
+	CALL("poll"),
+	CALL("ppoll"),
+	CALL("accept4"),
+	CALL("recvmsg"),
+	CALL("sendmsg"),
+	IS("getsockopt", 2, 17 /* SO_PEERCRED */),
+	CALL("openat"),
+	CALL("fstat"),
+	CALL("newfstatat"),
+	CALL("fstatfs"),
+	CALL("flock"),
+	CALL("utimensat"),
+	IS("ioctl", 1, NS_GET_PARENT),
+	IS("ioctl", 1, NS_GET_OWNER_UID),
+	IS("pidfd_send_signal", 1, 0),
+	IS("pidfd_send_signal", 1, SIGKILL),
+	END,
+};
+
+/* The core's filter lives on in supervisors, builders and whatever they start. So it names only
+ * what the kernel refuses to all of those anyway (a capability in the machine's own namespace),
+ * with the errno the kernel gives: a build cannot tell that it is there. io_uring is refused to
+ * builders as well (below); it is a way round every filter. */
+static const struct call machine_root[] = {
+	CALL("kexec_load"),
+	CALL("kexec_file_load"),
+	CALL("init_module"),
+	CALL("finit_module"),
+	CALL("delete_module"),
+	CALL("swapon"),
+	CALL("swapoff"),
+	CALL("acct"),
+	CALL("iopl"),
+	CALL("ioperm"),
+	CALL("settimeofday"),
+	CALL("clock_settime"),
+	CALL("open_by_handle_at"),
+	CALL("bpf"),
+	END,
+};
+
+static const struct call io_uring[] = {
+	CALL("io_uring_setup"),
+	CALL("io_uring_enter"),
+	CALL("io_uring_register"),
+	END,
+};
+
+/* Every call that can make a file with a set-user-ID or set-group-ID bit. The flags of open are
+ * looked at too: without O_CREAT and O_TMPFILE its mode is garbage. openat2 hides its mode behind
+ * a pointer; that such a file never leaves the build is the supervisor's work. */
+#define SUID_MODE(name, arg) HAS(name, arg, S_ISUID), HAS(name, arg, S_ISGID)
+#define SUID_OPEN(name, flags)                                                                     \
+	HAS2(name, flags, O_CREAT, flags + 1, S_ISUID),                                            \
+		HAS2(name, flags, O_CREAT, flags + 1, S_ISGID),                                    \
+		HAS2(name, flags, (O_TMPFILE & ~O_DIRECTORY), flags + 1, S_ISUID),                 \
+		HAS2(name, flags, (O_TMPFILE & ~O_DIRECTORY), flags + 1, S_ISGID)
+static const struct call make_suid[] = {
+	SUID_MODE("chmod", 1),	  SUID_MODE("fchmod", 1),
+	SUID_MODE("fchmodat", 2), SUID_MODE("fchmodat2", 2),
+	SUID_MODE("creat", 1),	  SUID_MODE("mknod", 1),
+	SUID_MODE("mknodat", 2),  SUID_OPEN("open", 1),
+	SUID_OPEN("openat", 2),	  END,
+};
+
+/* ACLs and other attributes would outlive canonicalisation. The *at forms of Linux 6.13 are
+ * refused by number, see gen-filters.c. */
+static const struct call xattrs[] = {
+	CALL("getxattr"),
+	CALL("lgetxattr"),
+	CALL("fgetxattr"),
+	CALL("setxattr"),
+	CALL("lsetxattr"),
+	CALL("fsetxattr"),
+	CALL("listxattr"),
+	CALL("llistxattr"),
+	CALL("flistxattr"),
+	CALL("removexattr"),
+	CALL("lremovexattr"),
+	CALL("fremovexattr"),
+	END,
+};
+
+#define CAP(name) (1ULL << CAP_##name)
+
+/* ---------------------------------------------------------------------------------------------
+ * The table. No process below may execute a program, create a process or a socket, attach to
+ * another process, mount, or change its ids, unless its line says otherwise.
+ * --------------------------------------------------------------------------------------------- */
+const struct profile confine_profiles[N_PROFILES] = {
+	/* Reads what clients send. Its jail shows the store and the database read-only. */
+	[CONFINE_SESSION] = {
+		.process = "airplant-session",
+		.otherwise = ANSWER_KILL,
+		.rules = {
+			{ ANSWER_ALLOW, own_memory },
+			{ ANSWER_ALLOW, look_at_self },
+			{ ANSWER_ALLOW, machine },
+			{ ANSWER_ALLOW, open_files },
+			{ ANSWER_ALLOW, file_tree },
+			{ ENOTTY, terminals },
+		},
+	},
+	/* Reads what a builder leaves behind. The capabilities count in its own namespace alone. */
+	[CONFINE_SUPERVISOR] = {
+		.process = "airplant-build",
+		.caps = CAP(CHOWN) | CAP(FOWNER) | CAP(DAC_OVERRIDE) | CAP(DAC_READ_SEARCH) |
+			CAP(KILL),
+		.otherwise = ANSWER_KILL,
+		.rules = {
+			{ ANSWER_ALLOW, own_memory },
+			{ ANSWER_ALLOW, look_at_self },
+			{ ANSWER_ALLOW, machine },
+			{ ANSWER_ALLOW, open_files },
+			{ ANSWER_ALLOW, file_tree },
+			{ ANSWER_ALLOW, take_over },
+			{ ANSWER_ALLOW, the_builder },
+			{ ENOTTY, terminals },
+		},
+	},
+	/* Starts sessions and supervisors, which need namespaces: no allowlist is possible. */
+	[CONFINE_CORE] = {
+		.process = "airplantd",
+		.foreign_arches = true,
+		.otherwise = ANSWER_ALLOW,
+		.rules = {
+			{ EPERM, machine_root },
+			{ ENOSYS, io_uring },
+		},
+	},
+	/* Writes id maps. */
+	[CONFINE_IDS] = {
+		.process = "airplant-ids",
+		.caps = CAP(SETUID) | CAP(SETGID),
+		.otherwise = ANSWER_KILL,
+		.rules = {
+			{ ANSWER_ALLOW, own_memory },
+			{ ANSWER_ALLOW, look_at_self },
+			{ ANSWER_ALLOW, lease_ids },
+		},
+	},
+	/* As CONFINE_CORE, where ids come from newuidmap, a set-user-ID program: it could not work
+	 * under no_new_privs, and without that an unprivileged process may not install a filter. */
+	[CONFINE_CORE_SUBID] = {
+		.process = "airplantd",
+		.privileged_children = true,
+		.otherwise = ANSWER_ALLOW,
+	},
+};
+
+/* Any program at all. Upstream's policy (feature row D16) and its errnos, with the holes closed. */
+const struct profile confine_builder = {
+	.process = "builder",
+	.foreign_arches = true,
+	.otherwise = ANSWER_ALLOW,
+	.rules = {
+		{ EPERM, make_suid },
+		{ ENOTSUP, xattrs },
+		{ ENOSYS, io_uring },
+	},
+};

@@ -1,0 +1,49 @@
+/* One build in the hands of a supervisor process: started, given ids, watched, its outputs put
+ * into the store, and its end seen (the core's side of ipc/build.h). Linked by the core. */
+#pragma once
+
+#include "core/drv_opts.h"
+#include "ipc/build.h"
+
+struct core;
+struct runs;
+struct build_run;
+
+struct build_job {
+	const char *drv_base;
+	const struct drv *drv;	       /* valid until `ended` or build_run_cancel */
+	const struct drv_opts *opts;   /* as drv */
+	const struct settings *settings; /* needed only by build_run_start */
+	bool check;
+};
+
+struct build_outcome {
+	uint64_t status;   /* enum build_status */
+	const char *error; /* "" when all went well */
+	bool cpu_known;
+	uint64_t cpu_user_usec, cpu_system_usec, peak_rss_bytes;
+	uint64_t log_size; /* bytes */
+};
+
+/* `ended` is the last call; the run goes on alone until its scratch is gone. Never called from
+ * within build_run_start or build_run_cancel. */
+struct build_run_events {
+	void (*started)(void *ctx);
+	void (*log)(void *ctx, uint64_t size);
+	void (*note)(void *ctx, uint64_t level, const char *text);
+	void (*ended)(void *ctx, const struct build_outcome *o);
+};
+
+/* Decides where ids come from. When that fails, each build fails with the reason. NULL: ENOMEM. */
+struct runs *runs_new(struct core *core);
+/* Ends what runs (the supervisors notice that the channel is gone). */
+void runs_free(struct runs *r);
+
+/* `ret` stays valid until `ended`. Errors: a sentence for the client; code negative for the
+ * machine's fault, positive (a build status) for the derivation's. */
+int build_run_start(struct runs *r, const struct build_job *job, const struct build_run_events *ev,
+		    void *ctx, struct build_run **ret, struct err *e);
+/* Nobody wants it any more. No event comes afterwards. */
+void build_run_cancel(struct build_run *run);
+/* A fresh read-only fd on the plain log, or -errno. */
+int build_run_log_fd(const struct build_run *run);

@@ -1,0 +1,560 @@
+/* See goals_int.h: goals, who waits for whom, and what a goal does next. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/goals_int.h"
+
+enum { GOAL_MEMORY = 512 << 20 }; /* a .drv of DRV_MAX bytes, parsed */
+
+static uint64_t now_sec(void)
+{
+	return (uint64_t)time(NULL);
+}
+
+struct goal *goal_get(struct goals *g, const struct store_path *drv, bool check)
+{
+	_cleanup_free_ char *key = NULL;
+	struct goal *goal;
+
+	/* '?' cannot end a .drv's name: the two kinds never meet. */
+	if (asprintf(&key, "%s%s", drv->base, check ? "?" : "") < 0) {
+		key = NULL;
+		return NULL;
+	}
+	goal = smap_get(&g->by_key, key);
+	if (goal)
+		return goal;
+	goal = calloc(1, sizeof(*goal));
+	if (!goal)
+		return NULL;
+	goal->goals = g;
+	goal->drv_path = *drv;
+	goal->check = check;
+	goal->arena = ARENA_INIT(GOAL_MEMORY);
+	if (smap_put(&g->by_key, key, goal) < 0) {
+		free(goal);
+		return NULL;
+	}
+	goal->key = TAKE_PTR(key);
+	goal_push(goal);
+	return goal;
+}
+
+void goal_push(struct goal *g)
+{
+	if (g->queued || g->state == GOAL_DONE)
+		return;
+	g->queued = true;
+	g->next_queued = NULL;
+	*g->goals->queue_end = g;
+	g->goals->queue_end = &g->next_queued;
+	goals_kick(g->goals);
+}
+
+static void edge_free(struct edge *e)
+{
+	*e->link_down = e->next_down;
+	if (e->next_down)
+		e->next_down->link_down = e->link_down;
+	*e->link_up = e->next_up;
+	if (e->next_up)
+		e->next_up->link_up = e->link_up;
+	free(e);
+}
+
+static int edge_add(struct goal *up, struct goal *down)
+{
+	struct edge *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		return -ENOMEM;
+	e->up = up;
+	e->down = down;
+	e->link_down = &up->needs;
+	e->next_down = up->needs;
+	if (e->next_down)
+		e->next_down->link_down = &e->next_down;
+	up->needs = e;
+	e->link_up = &down->needed_by;
+	e->next_up = down->needed_by;
+	if (e->next_up)
+		e->next_up->link_up = &e->next_up;
+	down->needed_by = e;
+	up->n_waiting++;
+	return 0;
+}
+
+/* Leaves the graph; the memory goes at the end of the round. */
+static void goal_retire(struct goal *g)
+{
+	if (g->state == GOAL_DONE)
+		return;
+	if (g->state == GOAL_READY)
+		goal_unready(g);
+	if (g->state == GOAL_RUNNING)
+		slot_free(g);
+	if (g->run)
+		build_run_cancel(g->run);
+	g->run = NULL;
+	g->state = GOAL_DONE;
+	(void)smap_remove(&g->goals->by_key, g->key);
+	while (g->needs)
+		edge_free(g->needs);
+	while (g->needed_by)
+		edge_free(g->needed_by);
+	g->next_dead = g->goals->dead;
+	g->goals->dead = g;
+	goals_kick(g->goals);
+}
+
+void goals_sweep(struct goals *g)
+{
+	while (g->dead) {
+		struct goal *goal = g->dead;
+
+		g->dead = goal->next_dead;
+		drv_opts_done(&goal->opts);
+		arena_done(&goal->arena);
+		free(goal->key);
+		free(goal);
+	}
+}
+
+struct interest *interest_find(const struct goal *g, const struct request *r)
+{
+	for (struct interest *i = g->interests; i; i = i->next_of_goal)
+		if (i->request == r)
+			return i;
+	return NULL;
+}
+
+static struct interest *interest_new(struct request *r, struct goal *g)
+{
+	struct interest *i = calloc(1, sizeof(*i));
+
+	if (!i)
+		return NULL;
+	i->goal = g;
+	i->request = r;
+	i->link_of_goal = &g->interests;
+	i->next_of_goal = g->interests;
+	if (i->next_of_goal)
+		i->next_of_goal->link_of_goal = &i->next_of_goal;
+	g->interests = i;
+	i->link_of_request = &r->interests;
+	i->next_of_request = r->interests;
+	if (i->next_of_request)
+		i->next_of_request->link_of_request = &i->next_of_request;
+	r->interests = i;
+	return i;
+}
+
+static void interest_free(struct interest *i)
+{
+	*i->link_of_goal = i->next_of_goal;
+	if (i->next_of_goal)
+		i->next_of_goal->link_of_goal = i->link_of_goal;
+	*i->link_of_request = i->next_of_request;
+	if (i->next_of_request)
+		i->next_of_request->link_of_request = i->link_of_request;
+	free(i);
+}
+
+/* A request joins a goal that may be in any state. */
+static void joined(struct interest *i)
+{
+	struct goal *g = i->goal;
+	struct request *r = i->request;
+
+	if (g->counted) {
+		r->progress.expected++;
+		r->progress_due = true;
+	}
+	if (g->state == GOAL_READY && request_is_at_limit(g->payer) && g->payer != r) {
+		goal_unready(g);
+		goal_ready(g); /* finds a payer with room, if there is one */
+	}
+	if (g->state == GOAL_RUNNING) {
+		r->progress.running++;
+		if (g->started)
+			report_started(g, i);
+	}
+}
+
+/* Pushes what `g` needs and the request does not wait for yet. */
+static int push_needs(struct strv *stack, const struct goal *g, const struct request *r, size_t *cap)
+{
+	for (const struct edge *e = g->needs; e; e = e->next_down) {
+		if (interest_find(e->down, r))
+			continue;
+		if (stack->n == *cap) {
+			size_t want = *cap ? *cap * 2 : 64;
+			char **v = reallocarray(stack->v, want, sizeof(*v));
+
+			if (!v)
+				return -ENOMEM;
+			stack->v = v;
+			*cap = want;
+		}
+		stack->v[stack->n++] = (char *)e->down;
+	}
+	return 0;
+}
+
+int interest_add(struct request *r, struct goal *top, struct target *t)
+{
+	struct strv stack = {}; /* of goals; only its vector is used */
+	struct goal *g = top;
+	size_t cap = 0;
+	int ret = 0;
+
+	while (g) {
+		struct interest *i = interest_find(g, r);
+
+		if (!i) {
+			i = interest_new(r, g);
+			ret = i ? push_needs(&stack, g, r, &cap) : -ENOMEM;
+			if (i)
+				joined(i);
+			if (ret < 0)
+				break;
+		}
+		if (g == top && t) {
+			t->next_of_interest = i->targets;
+			i->targets = t;
+		}
+		g = stack.n ? (struct goal *)stack.v[--stack.n] : NULL;
+	}
+	free(stack.v);
+	return ret;
+}
+
+/* After an interest went: a goal that nobody waits for is dropped. */
+static void goal_left(struct goal *g, struct request *by)
+{
+	if (g->state == GOAL_DONE)
+		return;
+	if (!g->interests)
+		goal_retire(g);
+	else if (g->payer == by)
+		goal_repay(g, by);
+}
+
+void interests_drop_all(struct request *r)
+{
+	while (r->interests) {
+		struct goal *g = r->interests->goal;
+
+		interest_free(r->interests);
+		goal_left(g, r);
+	}
+}
+
+int outputs_valid(struct goals *g, const struct store_path *drv, const struct strv *wanted,
+		  const char **ret_unknown)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(16 << 20);
+	struct strv names = {}, paths = {};
+	int r = db_drv_outputs(g->core->db, drv, &a, &names, &paths), missing = OUTPUTS_VALID;
+	size_t n_found = 0;
+
+	if (r == DB_ABSENT)
+		return OUTPUTS_NO_DRV;
+	if (r < 0)
+		return r;
+	if (!names.n)
+		return OUTPUTS_MISSING;
+	for (size_t i = 0; i < names.n; i++) {
+		struct store_path p;
+
+		if (wanted->n && !strv_has(wanted, names.v[i]))
+			continue;
+		n_found++;
+		r = store_path_parse_base(paths.v[i], &p, NULL) ? DB_ABSENT :
+								  db_path_valid(g->core->db, &p);
+		if (r < 0)
+			return r;
+		if (r == DB_ABSENT)
+			missing = OUTPUTS_MISSING;
+	}
+	if (n_found < wanted->n) {
+		for (size_t i = 0; ret_unknown && i < wanted->n; i++)
+			if (!strv_has(&names, wanted->v[i]))
+				*ret_unknown = wanted->v[i];
+		return OUTPUTS_NO_SUCH;
+	}
+	return missing;
+}
+
+/* The goal is over. Who waits for it directly is told or moves on; nothing deeper is touched. */
+void goal_done(struct goal *g, bool ok, uint64_t status, const char *error)
+{
+	bool was_running = g->state == GOAL_RUNNING;
+
+	if (g->state == GOAL_READY)
+		goal_unready(g);
+	if (was_running)
+		slot_free(g);
+	g->state = GOAL_WAITING; /* not to be dropped while it is told */
+	g->payer = NULL;
+	g->status = status;
+	while (g->interests) {
+		struct interest *i = g->interests;
+		struct request *r = i->request;
+		bool is_target = i->targets != NULL;
+
+		for (struct target *t = i->targets; t; t = t->next_of_interest) {
+			t->times_built = was_running && ok;
+			t->start_time = g->start_time;
+			t->stop_time = g->stop_time;
+			t->cpu_known = g->cpu_known;
+			t->cpu_user_usec = g->cpu_user_usec;
+			t->cpu_system_usec = g->cpu_system_usec;
+			target_done(r, t, status, error);
+		}
+		interest_free(i);
+		if (was_running)
+			r->progress.running--;
+		if (g->counted) {
+			if (ok)
+				r->progress.done++;
+			else
+				r->progress.failed++;
+			r->progress_due = true;
+		}
+		if (ok || r->over)
+			continue;
+		if (!is_target)
+			note_error(r, error);
+		if (!r->settings.keep_going) {
+			request_give_up(r, g);
+			interests_drop_all(r);
+		}
+	}
+	while (g->needed_by) {
+		struct goal *up = g->needed_by->up;
+
+		edge_free(g->needed_by);
+		up->n_waiting--;
+		if (!ok)
+			up->n_failed++;
+		if (!up->n_waiting)
+			goal_push(up);
+	}
+	goal_retire(g);
+}
+
+static void goal_fail(struct goal *g, uint64_t status, const struct err *e)
+{
+	goal_done(g, false, status, err_msg(e));
+}
+
+static void goal_fail_text(struct goal *g, uint64_t status, char *text)
+{
+	goal_done(g, false, status, text ? text : "out of memory");
+	free(text);
+}
+
+/* Goals for the inputs that are not there; 0, or a negative errno. */
+static int add_needs(struct goal *g, struct err *e)
+{
+	struct goals *all = g->goals;
+
+	for (size_t i = 0; i < g->drv.inputs.n; i++) {
+		const struct drv_input *in = &g->drv.inputs.v[i];
+		struct store_path p;
+		struct goal *dep;
+		int v = store_path_parse(all->core->store_dir, in->path, &p, e);
+
+		if (v)
+			return v;
+		v = outputs_valid(all, &p, &in->outputs, NULL);
+		if (v == OUTPUTS_VALID || v == OUTPUTS_NO_SUCH)
+			continue; /* the latter is told when the build starts, in upstream's words */
+		if (v < 0)
+			return err_errno(e, v, "reading the outputs of '%s'", in->path);
+		dep = goal_get(all, &p, false);
+		if (!dep || edge_add(g, dep) < 0)
+			return err_errno(e, -ENOMEM, "building '%s'", in->path);
+		for (struct interest *j = g->interests; j; j = j->next_of_goal)
+			if (interest_add(j->request, dep, NULL) < 0)
+				return err_errno(e, -ENOMEM, "building '%s'", in->path);
+	}
+	return 0;
+}
+
+static int check_sources(const struct goal *g, struct err *e)
+{
+	const struct core *core = g->goals->core;
+
+	for (size_t i = 0; i < g->drv.srcs.n; i++) {
+		struct store_path p;
+		int r = store_path_parse(core->store_dir, g->drv.srcs.v[i], &p, e);
+
+		if (r)
+			return r;
+		r = db_path_valid(core->db, &p);
+		if (r < 0)
+			return err_errno(e, r, "reading '%s'", g->drv.srcs.v[i]);
+		if (r)
+			return err_set(e, MISC_FAILURE,
+				       "dependency '%s' of '%s/%s' does not exist, and substitution is "
+				       "disabled",
+				       g->drv.srcs.v[i], core->store_dir, g->drv_path.base);
+	}
+	return 0;
+}
+
+static bool any_request_with_jobs(const struct goal *g)
+{
+	for (struct interest *i = g->interests; i; i = i->next_of_goal)
+		if (i->request->settings.max_jobs)
+			return true;
+	return false;
+}
+
+static void inputs_there(struct goal *g)
+{
+	char *text;
+
+	if (g->n_failed) {
+		goal_fail_text(g, DEPENDENCY_FAILED, text_dependency_failed(g, g->n_failed));
+		return;
+	}
+	text = text_rejected(g, !any_request_with_jobs(g));
+	if (text)
+		goal_fail_text(g, INPUT_REJECTED, text);
+	else
+		goal_ready(g);
+}
+
+/* Are all outputs there, and what does that mean in this mode? True when the goal is over. */
+static bool settled_by_outputs(struct goal *g)
+{
+	_cleanup_err_ struct err e = {};
+	int v = outputs_valid(g->goals, &g->drv_path, &(struct strv){}, NULL);
+
+	if (v < 0) {
+		(void)err_errno(&e, v, "reading the outputs of '%s'", g->drv_path.base);
+		goal_fail(g, MISC_FAILURE, &e);
+		return true;
+	}
+	if (!g->check && v == OUTPUTS_VALID) {
+		goal_done(g, true, ALREADY_VALID, "");
+		return true;
+	}
+	if (g->check && v != OUTPUTS_VALID) {
+		(void)err_set(&e, 1,
+			      "some outputs of '%s/%s' are not valid, so checking is not possible\n"
+			      "Hint: --rebuild and --check error if the derivation was not previously "
+			      "built and cannot be substituted.\n"
+			      "      Remove it to perform a fresh build, or use --repair to rewrite "
+			      "missing or corrupted builds in the store.",
+			      g->goals->core->store_dir, g->drv_path.base);
+		goal_fail(g, MISC_FAILURE, &e);
+		return true;
+	}
+	return false;
+}
+
+static void goal_open(struct goal *g)
+{
+	_cleanup_err_ struct err e = {};
+	int r = goal_load(g, &e);
+
+	if (r == 0 && settled_by_outputs(g))
+		return;
+	if (r == 0)
+		r = check_sources(g, &e);
+	if (r == 0) {
+		g->counted = true;
+		for (struct interest *i = g->interests; i; i = i->next_of_goal) {
+			i->request->progress.expected++;
+			i->request->progress_due = true;
+		}
+		g->state = GOAL_WAITING;
+		r = add_needs(g, &e);
+	}
+	if (r)
+		goal_fail(g, r > 0 && r <= NO_SUBSTITUTERS ? (uint64_t)r : MISC_FAILURE, &e);
+	else if (!g->n_waiting)
+		inputs_there(g);
+}
+
+void goal_step(struct goal *g)
+{
+	if (g->state == GOAL_NEW)
+		goal_open(g);
+	else if (g->state == GOAL_WAITING && !g->n_waiting)
+		inputs_there(g);
+}
+
+static void on_started(void *ctx)
+{
+	struct goal *g = ctx;
+
+	g->started = true;
+	report_started(g, NULL);
+}
+
+static void on_log(void *ctx, uint64_t size)
+{
+	struct goal *g = ctx;
+
+	g->log_size = size;
+	if (g->started)
+		report_log(g);
+}
+
+static void on_note(void *ctx, uint64_t level, const char *text)
+{
+	report_note(ctx, level, text);
+}
+
+static void on_ended(void *ctx, const struct build_outcome *o)
+{
+	struct goal *g = ctx;
+	bool ok = o->status == BUILT;
+
+	g->run = NULL;
+	g->stop_time = now_sec();
+	g->cpu_known = o->cpu_known;
+	g->cpu_user_usec = o->cpu_user_usec;
+	g->cpu_system_usec = o->cpu_system_usec;
+	g->log_size = o->log_size;
+	if (g->started)
+		report_ended(g, ok);
+	goal_done(g, ok, o->status, o->error);
+}
+
+static const struct build_run_events run_events = { .started = on_started, .log = on_log,
+						    .note = on_note, .ended = on_ended };
+
+/* It has a slot. The outputs are looked for once more: another goal may have made the same fixed
+ * output, or another daemon the same build. */
+void goal_start(struct goal *g)
+{
+	_cleanup_err_ struct err e = {};
+	struct build_job job = { .drv_base = g->drv_path.base, .drv = &g->drv, .opts = &g->opts,
+				 .settings = &g->payer->settings, .check = g->check };
+	int r;
+
+	if (settled_by_outputs(g))
+		return;
+	goal_unready(g);
+	g->state = GOAL_RUNNING;
+	slot_taken(g);
+	g->build = ++g->goals->next_build;
+	g->start_time = g->stop_time = now_sec();
+	for (struct interest *i = g->interests; i; i = i->next_of_goal) {
+		i->request->progress.running++;
+		i->request->progress_due = true;
+	}
+	r = build_run_start(g->goals->runs, &job, &run_events, g, &g->run, &e);
+	if (r) {
+		g->run = NULL;
+		goal_fail(g, r > 0 && r <= NO_SUBSTITUTERS ? (uint64_t)r : MISC_FAILURE, &e);
+	}
+}

@@ -1,0 +1,187 @@
+/* What the files of the goal graph share; goals.h is the outside.
+ *
+ *   goals.c         requests in, answers out, the work of one round
+ *   goals_graph.c   goals, who waits for whom, what a goal does next
+ *   goals_slot.c    which build starts when a slot is free
+ *   goals_report.c  sentences and events
+ *
+ * A goal is one derivation to build (or to build again, for --check). An edge says that one goal
+ * needs another; an interest says that a request waits for a goal, directly or through others.
+ * Interests are explicit, so that an event reaches exactly who waits without walking the graph, and
+ * a goal without any is dropped at once.
+ *
+ * Nothing is freed while a round runs: what is over is put on a list and swept at its end. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "base/strv.h"
+#include "core/build_run.h"
+#include "core/core.h"
+#include "core/drv_opts.h"
+#include "core/goals.h"
+#include "drv/drv.h"
+
+enum goal_state {
+	GOAL_NEW,     /* nothing known yet: in the queue */
+	GOAL_WAITING, /* for other goals */
+	GOAL_READY,   /* for a slot */
+	GOAL_RUNNING, /* has one */
+	GOAL_DONE,    /* over, or dropped: about to be freed */
+};
+
+struct edge {
+	struct goal *up, *down; /* `up` needs `down` */
+	struct edge *next_down, **link_down; /* in up->needs */
+	struct edge *next_up, **link_up;     /* in down->needed_by */
+};
+
+struct interest {
+	struct goal *goal;
+	struct request *request;
+	struct target *targets; /* those of the request that are this goal */
+	struct interest *next_of_goal, **link_of_goal;
+	struct interest *next_of_request, **link_of_request;
+};
+
+struct goal {
+	struct goals *goals;
+	char *key; /* of goals->by_key */
+	struct store_path drv_path;
+	bool check;
+	enum goal_state state;
+	struct arena arena;
+	struct drv drv;
+	struct drv_opts opts;
+	bool loaded;  /* drv and opts are good */
+	bool counted; /* known to need a build: in the requests' `expected` */
+	struct edge *needs, *needed_by;
+	size_t n_waiting, n_failed;
+	struct interest *interests;
+	bool queued;
+	struct goal *next_queued, *next_dead;
+	/* GOAL_READY and GOAL_RUNNING: whose slot it takes */
+	struct request *payer;
+	struct goal *next_ready, **link_ready;
+	/* GOAL_RUNNING */
+	struct build_run *run;
+	uint64_t build; /* number in events */
+	bool started;	/* listeners know it */
+	uint64_t log_size;
+	/* the result */
+	uint64_t status;
+	uint64_t start_time, stop_time; /* seconds since the epoch */
+	bool cpu_known;
+	uint64_t cpu_user_usec, cpu_system_usec;
+	/* search marks of goals_report.c */
+	uint64_t mark;
+	struct goal *via;
+};
+
+struct target {
+	char *text; /* as asked */
+	struct store_path path;
+	bool is_drv; /* outputs of a .drv; else the path itself */
+	struct strv wanted; /* output names; empty: all */
+	struct target *next_of_interest;
+	bool done;
+	uint64_t status;
+	char *error; /* heap, or NULL */
+	uint64_t times_built, start_time, stop_time;
+	bool cpu_known;
+	uint64_t cpu_user_usec, cpu_system_usec;
+};
+
+struct owner {
+	uid_t uid;
+	size_t n_requests, running;
+	uint64_t last_turn;
+	struct owner *next;
+};
+
+struct request {
+	struct goals *goals;
+	struct request *next, **link;
+	struct request_events ev;
+	void *ctx;
+	struct settings settings;
+	struct owner *owner;
+	bool check, begun, over, dead;
+	struct arena arena;
+	struct {
+		struct target *v;
+		size_t n, left;
+	} targets;
+	struct interest *interests;
+	struct session_progress progress;
+	bool progress_due;
+	/* slots */
+	struct goal *ready, **ready_end; /* goals that this request pays for */
+	size_t running; /* builds that it pays for */
+	uint64_t last_turn;
+};
+
+struct goals {
+	struct core *core;
+	struct runs *runs;
+	struct smap by_key;
+	struct goal *queue, **queue_end, *dead;
+	struct request *requests;
+	struct owner *owners;
+	size_t running;
+	uint64_t cap; /* slots, with what the present requests ask for */
+	uint64_t next_build, turn, epoch;
+	bool due;      /* goals_work is on its way */
+	bool in_round; /* or running */
+	bool stopping;
+};
+
+/* goals.c */
+void goals_kick(struct goals *g); /* something changed: goals_work at the end of this loop round */
+void target_done(struct request *r, struct target *t, uint64_t status, const char *error);
+
+/* goals_graph.c */
+struct goal *goal_get(struct goals *g, const struct store_path *drv, bool check); /* NULL: ENOMEM */
+/* `t` may be NULL. The request now waits for the goal and all it needs. 0 or -ENOMEM. */
+int interest_add(struct request *r, struct goal *g, struct target *t);
+void interests_drop_all(struct request *r);
+struct interest *interest_find(const struct goal *g, const struct request *r);
+void goal_push(struct goal *g);
+void goal_step(struct goal *g);
+void goal_done(struct goal *g, bool ok, uint64_t status, const char *error);
+void goals_sweep(struct goals *g);
+/* 0: all wanted outputs (none named: all there are) are valid; 1: not, or not known beforehand;
+ * DB_ABSENT is not returned. -errno. */
+enum { OUTPUTS_VALID = 0, OUTPUTS_MISSING = 1, OUTPUTS_NO_DRV = 2, OUTPUTS_NO_SUCH = 3 };
+int outputs_valid(struct goals *g, const struct store_path *drv, const struct strv *wanted,
+		  const char **ret_unknown);
+
+/* goals_load.c: reads and checks the .drv. 0, or a sentence and as code a build status. */
+int goal_load(struct goal *g, struct err *e);
+
+/* goals_slot.c */
+void slots_recount(struct goals *g);
+void goal_ready(struct goal *g);	/* waits for a slot from now on */
+void goal_unready(struct goal *g);	/* does not any more */
+void slot_taken(struct goal *g);
+void slot_free(struct goal *g);
+void slots_fill(struct goals *g);	/* starts what may start */
+void goal_repay(struct goal *g, struct request *gone); /* the payer is gone */
+bool request_is_at_limit(const struct request *r);
+void goal_start(struct goal *g); /* goals_graph.c */
+
+/* goals_report.c */
+char *text_dependency_failed(const struct goal *g, size_t n_failed); /* heap; NULL: ENOMEM */
+/* Upstream's reason why this machine may not build it, or NULL. */
+char *text_rejected(const struct goal *g, bool no_jobs);
+void note_error(struct request *r, const char *sentence);
+/* Without keep-going: the request is over because `failed` is. The chain from it up to a target is
+ * told as if each goal on it had failed by its one dependency: what upstream does when it drops the
+ * rest. */
+void request_give_up(struct request *r, struct goal *failed);
+void report_started(struct goal *g, struct interest *only);
+void report_log(struct goal *g);
+void report_note(struct goal *g, uint64_t level, const char *text);
+void report_ended(struct goal *g, bool ok);
+void report_progress(struct request *r);
+void report_built(struct request *r);

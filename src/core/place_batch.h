@@ -1,0 +1,41 @@
+/* Shared by the files behind place.h: place.c (moving and committing), place_check.c (what may
+ * become valid), place_drv.c (hashes of derivations). */
+#pragma once
+
+#include "core/place.h"
+
+enum { DRV_HASHES_MAX = 200 * 1000, BATCH_MAX = 512 << 20 /* bytes */ };
+
+/* One call of place_objects: all or nothing. */
+struct batch {
+	struct batch *next;
+	struct arena arena;
+	struct registration *regs;
+	size_t n_regs, n_moved; /* the first n_moved lie in the store */
+	/* Objects that were valid before: only their signatures count. */
+	struct path_info *sigs;
+	size_t n_sigs;
+	place_done done;
+	void *ctx;
+	struct err err;
+};
+
+struct place {
+	struct core *core;
+	struct batch *head, **tail;
+	struct smap pending; /* base names that this round's batches register */
+	bool deferred;
+	struct smap drv_hashes; /* base name -> struct drv_hash, heap */
+	/* The objects of the call that is being checked: their .drv files may use each other. */
+	const struct staged *staged;
+	size_t n_staged;
+};
+
+/* Fills `reg` (strings in `a`) from one staged object that is to become valid. 0, -errno, or
+ * PATH_BAD/DRV_BAD with the sentence that the client sees. */
+int place_check(struct place *p, const struct staged *s, unsigned int flags, struct arena *a,
+		struct registration *reg, struct err *e);
+/* Checks a staged .drv and fills the rows of its outputs. */
+int place_check_drv(struct place *p, const struct staged *s, struct arena *a,
+		    struct registration *reg, struct err *e);
+void place_forget_hashes(struct place *p);

@@ -1,0 +1,275 @@
+/* What a session may ask for: one row per message, one function per row. Linked by airplantd.
+ *
+ * The session counts as taken over by its client. Its trust is what the core decided at accept;
+ * every base name is parsed again here. */
+#include <errno.h>
+#include <string.h>
+
+#include "core/place.h"
+#include "core/roots.h"
+#include "core/session_state.h"
+
+enum { OP_ARENA = 3 * SESSION_MSG_MAX, TEMP_ROOTS_MAX = 2000 * 1000, OBJECTS_MAX = 1 << 20 };
+
+static void done(struct session *s, uint32_t id, const struct err *e)
+{
+	const struct session_done d = { .ok = !e, .error = e ? (char *)err_msg(e) : NULL };
+
+	session_send(s, SESSION_DONE, id, &session_done_layout, &d, -1, 0);
+}
+
+/* After a call that fills `e` when it fails. */
+static void done_with(struct session *s, uint32_t id, int r, const struct err *e)
+{
+	done(s, id, r == 0 ? NULL : e);
+}
+
+static bool parse(struct session *s, const char *base, struct store_path *ret)
+{
+	if (store_path_parse_base(base, ret, NULL) == 0)
+		return true;
+	session_misbehaves(s, "a name that is not a store path");
+	return false;
+}
+
+static int remember_temp_root(struct session *s, const char *base)
+{
+	if (s->temp_roots.n >= TEMP_ROOTS_MAX)
+		return -ENOBUFS;
+	return smap_put(&s->temp_roots, base, NULL);
+}
+
+static void op_options(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	(void)record;
+	(void)a;
+	/* Kept as it came: most sessions never build. Decoding it once has shown that it is sound. */
+	msg_done(&s->options);
+	s->options = *m;
+	m->data = NULL;
+	m->len = 0;
+}
+
+struct adding {
+	struct session *s;
+	uint32_t id;
+};
+
+static void added(void *ctx, const struct err *e)
+{
+	struct adding *ad = ctx;
+
+	done(ad->s, ad->id, e);
+	session_unref(ad->s);
+	free(ad);
+}
+
+/* A plain name in the session's own spool directory. */
+static bool is_plain_name(const char *name)
+{
+	return *name && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
+}
+
+static bool stage(struct session *s, const struct session_object *o, struct staged *ret)
+{
+	struct store_path path;
+
+	if (!is_plain_name(o->spool_name)) {
+		session_misbehaves(s, "a spool name that leaves its spool");
+		return false;
+	}
+	if (!parse(s, o->path, &ret->info.path))
+		return false;
+	for (size_t i = 0; i < o->refs.n; i++)
+		if (!parse(s, o->refs.v[i], &path))
+			return false;
+	if (*o->deriver && !parse(s, o->deriver, &path))
+		return false;
+	for (size_t i = 0; i < o->sigs.n; i++)
+		if (strchr(o->sigs.v[i], ' ')) {
+			session_misbehaves(s, "a signature with a space in it");
+			return false;
+		}
+	memcpy(ret->info.nar_hash, o->nar_hash, sizeof(o->nar_hash));
+	ret->info.nar_size = o->nar_size;
+	ret->info.registration_time = (int64_t)o->registration_time;
+	ret->info.deriver = o->deriver;
+	ret->info.ultimate = o->ultimate && s->peer.trusted;
+	ret->info.sigs = o->sigs;
+	ret->info.ca = o->ca;
+	ret->info.refs = o->refs;
+	ret->dirfd = s->spool_fd;
+	ret->name = o->spool_name;
+	return true;
+}
+
+static void op_add(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	const struct session_add *add = record;
+	const bool trusted = s->peer.trusted;
+	unsigned int flags = PLACE_FOREIGN;
+	struct err no_repair = {
+		.code = EPERM,
+		.msg = (char *)"repairing is not allowed because you are not in 'trusted-users'",
+	};
+	struct adding *ad;
+	struct staged *v;
+
+	if (add->repair && !trusted) {
+		done(s, m->id, &no_repair);
+		return;
+	}
+	if (add->objects.n > OBJECTS_MAX) {
+		session_misbehaves(s, "too many objects at once");
+		return;
+	}
+	v = arena_array(a, add->objects.n ? add->objects.n : 1, sizeof(*v));
+	ad = malloc(sizeof(*ad));
+	if (!v || !ad) {
+		free(ad);
+		session_misbehaves(s, "more than there is memory for");
+		return;
+	}
+	for (size_t i = 0; i < add->objects.n; i++) {
+		if (!stage(s, &add->objects.v[i], &v[i])) {
+			free(ad);
+			return;
+		}
+		(void)remember_temp_root(s, v[i].info.path.base); /* the session asks for more itself */
+	}
+	if (!(trusted && add->dont_check_sigs))
+		flags |= PLACE_CHECK_SIGS;
+	if (add->repair)
+		flags |= PLACE_REPAIR;
+	*ad = (struct adding){ .s = s, .id = m->id };
+	session_ref(s);
+	place_objects_from(s->all->core->place, v, add->objects.n, flags, added, ad);
+}
+
+static void op_temp_root(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	const struct session_text *t = record;
+	_cleanup_err_ struct err e = {};
+	struct store_path path;
+	int r;
+
+	(void)a;
+	if (!parse(s, t->text, &path))
+		return;
+	r = remember_temp_root(s, path.base);
+	if (r < 0)
+		err_errno(&e, r, "adding a temporary root for '%s'", path.base);
+	done_with(s, m->id, r, &e);
+}
+
+static void op_indirect_root(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	const struct session_text *t = record;
+	_cleanup_err_ struct err e = {};
+
+	(void)a;
+	done_with(s, m->id, roots_add_indirect(s->all->core, t->text, &e), &e);
+}
+
+static void op_find_roots(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	_cleanup_err_ struct err e = {};
+	struct session_roots roots;
+	int r = roots_find(s->all->core, !s->peer.trusted, a, &roots, &e);
+
+	(void)record;
+	if (r != 0)
+		roots = (struct session_roots){ .ok = 0, .error = (char *)err_msg(&e) };
+	session_send(s, SESSION_ROOTS, m->id, &session_roots_layout, &roots, -1, 0);
+}
+
+static void op_add_sigs(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	const struct session_sigs *sigs = record;
+	struct core *core = s->all->core;
+	_cleanup_err_ struct err e = {};
+	struct store_path path;
+	int r;
+
+	(void)a;
+	if (!parse(s, sigs->path, &path))
+		return;
+	for (size_t i = 0; i < sigs->sigs.n; i++)
+		if (!*sigs->sigs.v[i] || strchr(sigs->sigs.v[i], ' ')) {
+			session_misbehaves(s, "a signature with a space in it");
+			return;
+		}
+	place_flush(core->place); /* it may have been added in this round */
+	r = db_add_sigs(core->db, &path, &sigs->sigs);
+	if (r == DB_ABSENT)
+		err_set(&e, r, "path '%s/%s' is not valid", core->store_dir, path.base);
+	else if (r != 0)
+		err_errno(&e, r < 0 ? r : -EIO, "adding signatures to '%s/%s'", core->store_dir, path.base);
+	done_with(s, m->id, r, &e);
+}
+
+static void op_ensure(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	const struct session_text *t = record;
+	struct core *core = s->all->core;
+	_cleanup_err_ struct err e = {};
+	struct store_path path;
+	int r;
+
+	(void)a;
+	if (!parse(s, t->text, &path))
+		return;
+	place_flush(core->place);
+	r = db_path_valid(core->db, &path);
+	if (r < 0)
+		err_errno(&e, r, "querying the database");
+	else if (r > 0)
+		err_set(&e, r,
+			"path '%s/%s' is required, but there is no substituter that can build it",
+			core->store_dir, path.base);
+	done_with(s, m->id, r, &e);
+}
+
+static void op_build(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	(void)a;
+	session_build(s, m->id, record);
+}
+
+static const struct op {
+	uint32_t type;
+	const struct layout *layout; /* NULL: the message is empty */
+	void (*fn)(struct session *s, struct msg *m, void *record, struct arena *a);
+} ops[] = {
+	{ SESSION_OPTIONS, &session_options_layout, op_options },
+	{ SESSION_ADD, &session_add_layout, op_add },
+	{ SESSION_TEMP_ROOT, &session_text_layout, op_temp_root },
+	{ SESSION_INDIRECT_ROOT, &session_text_layout, op_indirect_root },
+	{ SESSION_FIND_ROOTS, NULL, op_find_roots },
+	{ SESSION_ADD_SIGS, &session_sigs_layout, op_add_sigs },
+	{ SESSION_ENSURE, &session_text_layout, op_ensure },
+	{ SESSION_BUILD, &session_build_layout, op_build },
+};
+
+void session_dispatch(struct session *s, struct msg *m)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(OP_ARENA);
+	union {
+		struct session_options options;
+		struct session_add add;
+		struct session_text text;
+		struct session_sigs sigs;
+		struct session_build build;
+	} record = {};
+
+	for (size_t i = 0; i < ELEMENTS(ops); i++) {
+		if (ops[i].type != m->type)
+			continue;
+		if (ops[i].layout ? msg_decode(m, ops[i].layout, &a, &record) != 0 : m->len != 0)
+			session_misbehaves(s, "a malformed message");
+		else
+			ops[i].fn(s, m, &record, &a);
+		return;
+	}
+	session_misbehaves(s, "a message of an unknown type");
+}

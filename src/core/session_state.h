@@ -1,0 +1,56 @@
+/* One session as the core sees it. Shared by sessions.c (its life), session_ops.c (its requests)
+ * and session_build.c (its builds). */
+#pragma once
+
+#include "core/accounts.h"
+#include "core/core.h"
+#include "core/goals.h"
+#include "core/outbox.h"
+#include "core/sessions.h"
+
+struct session {
+	struct sessions *all;
+	struct session *prev, *next;
+	unsigned int refs; /* the list, while the process lives; requests on their way */
+	bool spare;	   /* waits for a client, and is counted so */
+	bool assigned;	   /* has a client */
+	bool stopped;	   /* the channel is closed, the process told to go */
+	bool doomed;	   /* will be stopped at the end of the round */
+	pid_t pid;
+	int pidfd, chan;
+	struct loop_fd *pid_watch, *chan_watch;
+	struct outbox out;
+	char *spool_path;
+	int spool_fd;
+	uint64_t generation;
+	struct peer peer;
+	struct msg options; /* the last SESSION_OPTIONS; applied when a build starts */
+	struct smap temp_roots;
+	bool building;
+	struct request *request;
+	uint32_t build_id; /* of the SESSION_BUILD message */
+};
+
+struct sessions {
+	struct core *core;
+	struct session *list;
+	struct accounts accounts;
+	struct waiting *waiting; /* clients that have to wait for their session */
+	size_t n_spares;
+	bool warm, refilling;
+};
+
+void session_ref(struct session *s);
+void session_unref(struct session *s);
+/* Sends to the session; one that does not read, or is gone, is stopped soon. */
+void session_send(struct session *s, uint32_t type, uint32_t id, const struct layout *l,
+		  const void *record, int fd, uint64_t replace_key);
+/* The session said something it must not: one log line, and its end (after this round). */
+void session_misbehaves(struct session *s, const char *what);
+
+/* Answers one message. */
+void session_dispatch(struct session *s, struct msg *m);
+
+/* SESSION_BUILD and its end. */
+void session_build(struct session *s, uint32_t id, const struct session_build *b);
+void session_build_cancel(struct session *s);

@@ -1,0 +1,278 @@
+/* The spool: where sessions and builds put things down before they are moved into the store, and
+ * the trash that a short-lived child empties in the background. See spool.h.
+ *
+ * It never follows a symlink below its own directory, and never deletes by path.
+ * Linked by airplantd. */
+#include "core/spool.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "base/fd.h"
+#include "core/core.h"
+#include "core/process.h"
+
+/* A cleaner starts this long after something fell into the trash, and again after a failure. */
+enum { CLEAN_DELAY_USEC = 50 * 1000, CLEAN_AGAIN_USEC = 60 * 1000 * 1000 };
+
+struct spool {
+	struct core *core;
+	char *dir;
+	int fd, trash_fd;
+	uint64_t next; /* number of the next directory; names are never used twice in one life */
+	struct loop_timer *timer;
+	struct child *cleaner;
+	bool dirty; /* something was thrown away since the cleaner started */
+};
+
+const char *spool_dir(const struct spool *s)
+{
+	return s->dir;
+}
+
+static int same_mount(const char *a, const char *b)
+{
+	struct statx x, y;
+
+	if (statx(AT_FDCWD, a, 0, STATX_MNT_ID, &x) < 0 || statx(AT_FDCWD, b, 0, STATX_MNT_ID, &y) < 0)
+		return -errno;
+	return x.stx_mnt_id == y.stx_mnt_id && x.stx_dev_major == y.stx_dev_major &&
+	       x.stx_dev_minor == y.stx_dev_minor;
+}
+
+static void clean(void *ctx);
+
+static void clean_soon(struct spool *s, uint64_t usec)
+{
+	if (s->timer || s->cleaner || !s->core->loop)
+		return;
+	/* Without a timer the trash waits for the next occasion; nothing is lost. */
+	(void)loop_timer(s->core->loop, usec, clean, s, &s->timer);
+}
+
+static void cleaned(void *ctx, int status)
+{
+	struct spool *s = ctx;
+
+	s->cleaner = NULL;
+	if (status != 0 || s->dirty)
+		clean_soon(s, status != 0 ? CLEAN_AGAIN_USEC : CLEAN_DELAY_USEC);
+}
+
+/* In the child. Whole trees below the trash go; what cannot go is tried again later. */
+static int empty_trash(void *ctx)
+{
+	struct spool *s = ctx;
+	_cleanup_close_ int fd = -1;
+	DIR *d;
+	struct dirent *de;
+	int failed = 0;
+
+	(void)setpriority(PRIO_PROCESS, 0, 10); /* deleting may take its time */
+	fd = openat(s->trash_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	d = fd < 0 ? NULL : fdopendir(fd);
+	if (!d)
+		return 1;
+	fd = -1;
+	while ((de = readdir(d)))
+		if (strcmp(de->d_name, ".") && strcmp(de->d_name, "..") &&
+		    rm_tree_at(s->trash_fd, de->d_name) < 0)
+			failed = 1;
+	closedir(d);
+	return failed;
+}
+
+static void clean(void *ctx)
+{
+	struct spool *s = ctx;
+	int r;
+
+	s->timer = NULL;
+	s->dirty = false;
+	r = child_run(s->core->loop, empty_trash, s, &s->trash_fd, cleaned, s, &s->cleaner);
+	if (r < 0)
+		clean_soon(s, CLEAN_AGAIN_USEC);
+}
+
+/* Renames into the trash under a number that is not taken. */
+static int throw_away(struct spool *s, int dirfd, const char *name)
+{
+	char fresh[32];
+
+	for (;;) {
+		snprintf(fresh, sizeof(fresh), "%llu", (unsigned long long)s->next++);
+		if (renameat2(dirfd, name, s->trash_fd, fresh, RENAME_NOREPLACE) == 0)
+			break;
+		if (errno == EEXIST)
+			continue;
+		if (errno == ENOENT)
+			return 0;
+		if (errno == EACCES) {
+			/* A sealed directory cannot change its parent: its ".." would have to be
+			 * written. It is ours, so it may be opened up first. */
+			_cleanup_close_ int fd = openat(
+				dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+			struct stat st;
+
+			if (fd >= 0 && fstat(fd, &st) == 0 && !(st.st_mode & S_IWUSR) &&
+			    fchmod(fd, 0700) == 0)
+				continue;
+			return -EACCES;
+		}
+		return -errno;
+	}
+	s->dirty = true;
+	clean_soon(s, CLEAN_DELAY_USEC);
+	return 0;
+}
+
+int spool_trash(struct spool *s, int dirfd, const char *name)
+{
+	return throw_away(s, dirfd, name);
+}
+
+static int drop_leftovers(struct spool *s)
+{
+	_cleanup_close_ int fd = openat(s->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *de;
+	int r = 0;
+
+	if (!d)
+		return -errno;
+	fd = -1;
+	while ((de = readdir(d)) && r == 0)
+		if (strcmp(de->d_name, ".") && strcmp(de->d_name, "..") &&
+		    strcmp(de->d_name, "trash"))
+			r = throw_away(s, s->fd, de->d_name);
+	closedir(d);
+	return r;
+}
+
+static char *choose_dir(struct core *core, struct err *e)
+{
+	char *dir = NULL;
+	int same = same_mount(core->state_dir, core->store_dir);
+
+	if (same < 0) {
+		err_errno(e, same, "looking at '%s' and '%s'", core->state_dir, core->store_dir);
+		return NULL;
+	}
+	if ((same ? asprintf(&dir, "%s/airplant/spool", core->state_dir)
+		  : asprintf(&dir, "%s/.airplant", core->store_dir)) < 0) {
+		err_set(e, -ENOMEM, "out of memory");
+		return NULL;
+	}
+	return dir;
+}
+
+/* Opens it and makes sure that nobody else may write there. */
+static int open_private(const char *dir, int *ret, struct err *e)
+{
+	_cleanup_close_ int fd = -1;
+	struct stat st;
+	int r = mkdir_p(dir, 0755);
+
+	if (r < 0)
+		return err_errno(e, r, "creating '%s'", dir);
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_errno(e, -errno, "opening '%s'", dir);
+	if (st.st_uid != geteuid())
+		return err_set(e, -EPERM, "the spool '%s' belongs to uid %u, not to the daemon", dir,
+			       (unsigned int)st.st_uid);
+	if (fchmod(fd, 0700) < 0)
+		return err_errno(e, -errno, "changing the mode of '%s'", dir);
+	*ret = TAKE_FD(fd);
+	return 0;
+}
+
+int spool_open(struct core *core, struct spool **ret, struct err *e)
+{
+	struct spool *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return err_set(e, -ENOMEM, "out of memory");
+	s->core = core;
+	s->fd = s->trash_fd = -1;
+	s->dir = choose_dir(core, e);
+	r = s->dir ? open_private(s->dir, &s->fd, e) : -EIO;
+	if (r < 0)
+		goto fail;
+	if (mkdirat(s->fd, "trash", 0700) < 0 && errno != EEXIST) {
+		r = err_errno(e, -errno, "creating '%s/trash'", s->dir);
+		goto fail;
+	}
+	s->trash_fd = openat(s->fd, "trash", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (s->trash_fd < 0) {
+		r = err_errno(e, -errno, "opening '%s/trash'", s->dir);
+		goto fail;
+	}
+	r = drop_leftovers(s);
+	if (r < 0) {
+		err_errno(e, r, "clearing the spool '%s'", s->dir);
+		goto fail;
+	}
+	clean_soon(s, CLEAN_DELAY_USEC); /* the trash of an earlier life */
+	*ret = s;
+	return 0;
+fail:
+	spool_close(s);
+	return r;
+}
+
+void spool_close(struct spool *s)
+{
+	if (!s)
+		return;
+	loop_timer_cancel(s->timer);
+	child_forget(s->cleaner);
+	close_fdp(&s->fd);
+	close_fdp(&s->trash_fd);
+	free(s->dir);
+	free(s);
+}
+
+int spool_make(struct spool *s, char kind, char **ret_path, int *ret_fd)
+{
+	char name[40];
+	_cleanup_free_ char *path = NULL;
+	_cleanup_close_ int fd = -1;
+
+	do
+		snprintf(name, sizeof(name), "%c-%llu", kind, (unsigned long long)s->next++);
+	while (mkdirat(s->fd, name, 0700) < 0 && errno == EEXIST);
+	fd = openat(s->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (asprintf(&path, "%s/%s", s->dir, name) < 0) {
+		(void)unlinkat(s->fd, name, AT_REMOVEDIR); /* empty, or swept at the next start */
+		return -ENOMEM;
+	}
+	*ret_path = TAKE_PTR(path);
+	*ret_fd = TAKE_FD(fd);
+	return 0;
+}
+
+void spool_drop(struct spool *s, const char *path)
+{
+	size_t len = strlen(s->dir);
+	const char *name = path + len + 1;
+
+	if (strncmp(path, s->dir, len) || path[len] != '/' || !*name || strchr(name, '/'))
+		return; /* of an earlier store: that spool is gone with it */
+	/* Most are empty by now. */
+	if (unlinkat(s->fd, name, AT_REMOVEDIR) == 0)
+		return;
+	(void)throw_away(s, s->fd, name); /* else the next start sweeps it */
+}

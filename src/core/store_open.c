@@ -1,0 +1,177 @@
+/* Opening the store. See store_open.h. Linked by airplantd.
+ *
+ * It never changes the owner or the mode of a directory that exists. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "core/core.h"
+#include "core/durable.h"
+#include "core/jail.h"
+#include "core/place.h"
+#include "core/spool.h"
+#include "core/store_open.h"
+
+/* Upstream's rule: a symlink on the way would make store paths ambiguous. */
+static int refuse_symlinks(const char *store_dir, struct err *e)
+{
+	_cleanup_free_ char *path = strdup(store_dir);
+	const char *ignore = getenv("NIX_IGNORE_SYMLINK_STORE");
+
+	if (!path)
+		return err_set(e, -ENOMEM, "out of memory");
+	if (ignore && !strcmp(ignore, "1"))
+		return 0;
+	while (*path) {
+		struct stat st;
+
+		if (lstat(path, &st) < 0)
+			return err_errno(e, -errno, "getting status of '%s'", path);
+		if (S_ISLNK(st.st_mode))
+			return err_set(e, -ELOOP,
+				       "the path '%s' is a symlink; this is not allowed for the Nix "
+				       "store and its parent directories",
+				       path);
+		*strrchr(path, '/') = 0;
+	}
+	return 0;
+}
+
+static int make_dir(const char *top, const char *sub, mode_t mode, struct err *e)
+{
+	_cleanup_free_ char *path = NULL;
+	struct stat st;
+	int r;
+
+	if (asprintf(&path, "%s%s", top, sub) < 0)
+		return err_set(e, -ENOMEM, "out of memory");
+	if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		return 0;
+	r = mkdir_p(path, 0755);
+	if (r < 0)
+		return err_errno(e, r, "creating directory '%s'", path);
+	if (mode != 0755 && chmod(path, mode) < 0)
+		return err_errno(e, -errno, "changing the mode of '%s'", path);
+	return 0;
+}
+
+static int make_dirs(struct core *core, struct err *e)
+{
+	const struct {
+		const char *top, *sub;
+		mode_t mode;
+	} dirs[] = {
+		{ core->store_dir, "", 01775 },
+		{ core->store_dir, "/.links", 0755 },
+		{ core->state_dir, "", 0755 },
+		{ core->state_dir, "/db", 0755 },
+		{ core->state_dir, "/gcroots", 0755 },
+		{ core->state_dir, "/gcroots/auto", 0755 },
+		{ core->state_dir, "/gcroots/per-user", 0755 },
+		{ core->state_dir, "/profiles", 0755 },
+		{ core->state_dir, "/profiles/per-user", 0755 },
+		{ core->state_dir, "/temproots", 0755 },
+		{ core->state_dir, "/airplant", 0755 },
+		{ core->log_dir, "", 0755 },
+	};
+
+	for (size_t i = 0; i < ELEMENTS(dirs); i++) {
+		int r = make_dir(dirs[i].top, dirs[i].sub, dirs[i].mode, e);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int identify(const struct core *core, struct store_identity *ret)
+{
+	char db[4096];
+	const char *paths[] = { core->store_dir, core->state_dir, db };
+	struct stat st;
+
+	if ((size_t)snprintf(db, sizeof(db), "%s/db/db.sqlite", core->state_dir) >= sizeof(db))
+		return -ENAMETOOLONG;
+	for (size_t i = 0; i < ELEMENTS(paths); i++) {
+		if (stat(paths[i], &st) < 0)
+			return -errno;
+		ret->dev[i] = st.st_dev;
+		ret->ino[i] = st.st_ino;
+	}
+	return 0;
+}
+
+int store_changed(const struct core *core)
+{
+	struct store_identity now;
+
+	if (identify(core, &now) < 0)
+		return 1;
+	return memcmp(now.dev, core->identity.dev, sizeof(now.dev)) ||
+	       memcmp(now.ino, core->identity.ino, sizeof(now.ino));
+}
+
+static int open_all(struct core *core, struct err *e)
+{
+	_cleanup_free_ char *db_dir = NULL;
+	int r = make_dirs(core, e);
+
+	if (r == 0)
+		r = refuse_symlinks(core->store_dir, e);
+	if (r < 0)
+		return r;
+	if (asprintf(&db_dir, "%s/db", core->state_dir) < 0)
+		return err_set(e, -ENOMEM, "out of memory");
+	core->store_fd = open(core->store_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (core->store_fd < 0)
+		return err_errno(e, -errno, "opening the store '%s'", core->store_dir);
+	r = db_open(db_dir, DB_WRITE, core->store_dir, core->settings.fsync_metadata, &core->db, e);
+	if (r != 0)
+		return r < 0 ? r : -EINVAL;
+	r = identify(core, &core->identity);
+	if (r < 0)
+		return err_errno(e, r, "looking at the store '%s'", core->store_dir);
+	r = spool_open(core, &core->spool, e);
+	if (r == 0)
+		r = durable_open(core, &core->durable, e);
+	if (r == 0)
+		r = jail_new(core, &core->jail, e);
+	return r;
+}
+
+int store_open(struct core *core, struct err *e)
+{
+	int r = open_all(core, e);
+
+	if (r < 0)
+		store_close(core, false);
+	return r;
+}
+
+void store_close(struct core *core, bool clean)
+{
+	jail_free(TAKE_PTR(core->jail));
+	if (clean)
+		durable_close(core->durable);
+	else
+		durable_abandon(core->durable);
+	core->durable = NULL;
+	spool_close(TAKE_PTR(core->spool));
+	if (core->db)
+		db_close(TAKE_PTR(core->db));
+	close_fdp(&core->store_fd);
+}
+
+int store_reopen(struct core *core, struct err *e)
+{
+	log_warn("the store or its state was deleted and made anew: opening it again");
+	/* What waits belongs to the store that is gone; its callers are told by the failing commit. */
+	place_flush(core->place);
+	store_close(core, false);
+	core->generation++;
+	return store_open(core, e);
+}

@@ -1,0 +1,17 @@
+/* Opening the store, its state directories and the database; noticing that they were deleted and
+ * made anew under the running daemon (upstream's test suite does that, and people do). */
+#pragma once
+
+#include "base/err.h"
+
+struct core;
+
+/* Makes missing directories as upstream does and fills store_fd, db, spool, jail, durable and
+ * identity. Everything must be closed (fresh, or after store_close). */
+int store_open(struct core *core, struct err *e);
+/* Closes what store_open opened. `clean`: flush first and note a clean stop. */
+void store_close(struct core *core, bool clean);
+/* 0: still the same store; 1: it is another one now (directories gone or replaced). */
+int store_changed(const struct core *core);
+/* Reopens after store_changed: generation rises. */
+int store_reopen(struct core *core, struct err *e);

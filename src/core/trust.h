@@ -1,0 +1,29 @@
+/* Who may connect and who is trusted: decided once, at accept, from the kernel's word about the
+ * peer (SO_PEERCRED, SO_PEERGROUPS) and the settings. Feature row I1. */
+#pragma once
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "conf/conf.h"
+
+struct peer {
+	uid_t uid;
+	gid_t gid;
+	pid_t pid;
+	gid_t *groups; /* supplementary groups; heap */
+	size_t n_groups;
+	char *name; /* user name, or the number when there is none; heap */
+	bool allowed, trusted;
+};
+
+void peer_done(struct peer *p);
+#define _cleanup_peer_ _cleanup_(peer_done)
+
+/* Asks the kernel who connected. 0 or -errno. The name and the decision are not filled. */
+int peer_read(int fd, struct peer *ret);
+/* Fills name, allowed and trusted. Looks users and groups up in the system's databases. */
+int peer_judge(struct peer *p, const struct settings *s);
+/* Does a list ("*", "name", "@group", a number for a user without a name) name this peer?
+ * `primary` is the name of its primary group, or the number. */
+bool peer_matches(const struct peer *p, const char *primary, const struct strv *list);

@@ -1,0 +1,42 @@
+/* The layouts of build.h: one line per field, in the order of the struct. */
+#include "ipc/build.h"
+
+/* clang-format off: a table */
+#define U64(T, m) { FIELD_U64, offsetof(struct T, m), NULL }
+#define STR(T, m) { FIELD_STR, offsetof(struct T, m), NULL }
+#define STRV(T, m) { FIELD_STRV, offsetof(struct T, m), NULL }
+#define HASH(T, m) { FIELD_HASH, offsetof(struct T, m), NULL }
+#define BYTES(T, m) { FIELD_BYTES, offsetof(struct T, m), NULL }
+#define LIST(T, m, sub) { FIELD_LIST, offsetof(struct T, m), &(sub) }
+
+LOCAL_LAYOUT(pair_layout, struct build_pair, STR(build_pair, name), STR(build_pair, value));
+LOCAL_LAYOUT(output_layout, struct build_output, STR(build_output, name), STR(build_output, path));
+
+LAYOUT(build_start_layout, struct build_start,
+       STR(build_start, drv), STR(build_start, drv_name), STR(build_start, store_dir),
+       STR(build_start, real_store), STR(build_start, scratch), STR(build_start, platform),
+       STR(build_start, builder), STRV(build_start, args), LIST(build_start, env, pair_layout),
+       LIST(build_start, files, pair_layout), STRV(build_start, inputs),
+       LIST(build_start, outputs, output_layout), U64(build_start, fixed),
+       U64(build_start, fixed_recursive), STR(build_start, fixed_algo),
+       BYTES(build_start, fixed_hash), U64(build_start, sandbox), STR(build_start, build_dir),
+       LIST(build_start, binds, pair_layout), STR(build_start, shm_size), U64(build_start, uid),
+       U64(build_start, gid), U64(build_start, filter_syscalls),
+       U64(build_start, allow_new_privileges), U64(build_start, impersonate_linux_26),
+       U64(build_start, timeout_sec), U64(build_start, max_silent_sec),
+       U64(build_start, max_log_bytes), U64(build_start, log_lines),
+       U64(build_start, compress_log), U64(build_start, keep_failed), U64(build_start, check));
+
+LAYOUT(build_ids_layout, struct build_ids,
+       U64(build_ids, mode), U64(build_ids, count), U64(build_ids, host_base));
+LAYOUT(build_running_layout, struct build_running, U64(build_running, host_uid));
+LAYOUT(build_log_layout, struct build_log, U64(build_log, size));
+
+LOCAL_LAYOUT(made_layout, struct build_made,
+       STR(build_made, name), HASH(build_made, nar_hash), U64(build_made, nar_size),
+       STRV(build_made, refs), STR(build_made, ca));
+LAYOUT(build_end_layout, struct build_end,
+       U64(build_end, status), STR(build_end, error), LIST(build_end, outputs, made_layout),
+       STR(build_end, real_path), U64(build_end, cpu_user_usec), U64(build_end, cpu_system_usec),
+       U64(build_end, peak_rss_bytes), U64(build_end, log_size));
+LAYOUT(build_bye_layout, struct build_bye, U64(build_bye, clean), STR(build_bye, error));

@@ -1,0 +1,132 @@
+/* The boundary between the core and a build supervisor (one build, one process).
+ *
+ * fd 3 = channel to the core. BUILD_START brings everything the build needs; the supervisor
+ * never opens a path that is not below what BUILD_START names. Store paths are base names. */
+#pragma once
+
+#include "ipc/chan.h"
+
+enum { BUILD_FD = 3, BUILD_MSG_MAX = 256 << 20 };
+
+enum build_msg {
+	BUILD_START = 1, /* core -> supervisor: struct build_start; fds: log file (write), compressed
+			  * log file (write) unless compress_log is 0 (then one fd) */
+	BUILD_NEED_IDS,	 /* supervisor -> core: empty. It has unshared its namespace O and waits */
+	BUILD_IDS,	 /* core -> supervisor: struct build_ids; fds: lease (none for single) */
+	BUILD_RUNNING,	 /* supervisor -> core: struct build_running. The builder has been exec'd */
+	BUILD_LOG,	 /* supervisor -> core: struct build_log. The log has grown; coalesced */
+	BUILD_END,	 /* supervisor -> core: struct build_end. Outputs lie in <scratch>/out/ */
+	BUILD_RELEASE,	 /* core -> supervisor: empty. Outputs are moved: delete the scratch, exit */
+	BUILD_CANCEL,	 /* core -> supervisor: empty. End the build now, delete the scratch, exit */
+	BUILD_BYE,	 /* supervisor -> core: struct build_bye. The scratch is gone (or is not) */
+};
+
+enum build_ids_mode { IDS_BROKER, IDS_SUBID, IDS_SINGLE };
+enum build_sandbox { SANDBOX_OFF, SANDBOX_ON };
+
+struct build_pair {
+	char *name, *value;
+};
+struct build_pairs {
+	struct build_pair *v;
+	size_t n;
+};
+
+struct build_output {
+	char *name; /* "out" */
+	char *path; /* base name */
+};
+
+struct build_start {
+	char *drv;	     /* base name of the .drv */
+	char *drv_name;	     /* "hello-1.0" */
+	char *store_dir;     /* logical, as the builder sees it: "/nix/store" */
+	char *real_store;    /* where it lies on this machine */
+	char *scratch;	     /* absolute path of an empty 0700 directory on the store's file system */
+	char *platform;
+	char *builder;	     /* absolute path, or "builtin:…" */
+	struct strv args;    /* without argv[0] */
+	struct build_pairs env; /* complete environment, sorted by name */
+	struct build_pairs files; /* written into the build's top directory before it starts */
+	struct strv inputs;  /* base names of the whole input closure */
+	struct {
+		struct build_output *v;
+		size_t n;
+	} outputs;
+	/* fixed output: */
+	uint64_t fixed;	     /* 1: one output, network, verified */
+	uint64_t fixed_recursive; /* 1 recursive (NAR), 0 flat */
+	char *fixed_algo;    /* "sha256" … */
+	struct bytes fixed_hash;
+	/* sandbox */
+	uint64_t sandbox;    /* enum build_sandbox */
+	char *build_dir;     /* inside: "/build" */
+	struct build_pairs binds; /* name = target inside, value = source; a trailing '?' on value: optional */
+	char *shm_size;	     /* "50%" */
+	uint64_t uid, gid;   /* inside: 1000, 100 */
+	uint64_t filter_syscalls, allow_new_privileges, impersonate_linux_26;
+	/* limits; 0 = none */
+	uint64_t timeout_sec, max_silent_sec, max_log_bytes;
+	uint64_t log_lines;  /* lines of the log's end that a failure quotes */
+	uint64_t compress_log; /* 1: bzip2 into the second fd */
+	uint64_t keep_failed;
+	uint64_t check;	     /* --check: outputs are compared by the core, not registered */
+};
+
+struct build_ids {
+	uint64_t mode;	/* enum build_ids_mode */
+	uint64_t count; /* IDs in the slot; 1 for a plain build */
+	uint64_t host_base; /* for people only */
+};
+struct build_running {
+	uint64_t host_uid; /* the builder's uid as the host sees it */
+};
+struct build_log {
+	uint64_t size; /* bytes written to the log file so far */
+};
+
+struct build_made {
+	char *name;		/* output name */
+	uint8_t nar_hash[32];
+	uint64_t nar_size;
+	struct strv refs; /* base names out of inputs and outputs, sorted */
+	char *ca;	  /* "fixed:r:sha256:…" or "" */
+};
+struct build_end {
+	uint64_t status; /* enum build_status: 0 built, 3 permanent failure, … features.md 1.2 */
+	char *error;	 /* the whole sentence a client prints, with the log's last lines */
+	struct {
+		struct build_made *v;
+		size_t n;
+	} outputs; /* complete when status is 0 */
+	/* A fixed output with a wrong hash is kept where its real hash belongs: */
+	char *real_path; /* base name, or "" */
+	uint64_t cpu_user_usec, cpu_system_usec, peak_rss_bytes;
+	uint64_t log_size; /* final size of the plain log */
+};
+struct build_bye {
+	uint64_t clean; /* 1: the scratch is empty */
+	char *error;
+};
+
+extern const struct layout build_start_layout, build_ids_layout, build_running_layout,
+	build_log_layout, build_end_layout, build_bye_layout;
+
+/* Status numbers of a build result, as the wire has them. */
+enum build_status {
+	BUILT = 0,
+	SUBSTITUTED = 1,
+	ALREADY_VALID = 2,
+	PERMANENT_FAILURE = 3,
+	INPUT_REJECTED = 4,
+	OUTPUT_REJECTED = 5,
+	TRANSIENT_FAILURE = 6,
+	CACHED_FAILURE = 7,
+	TIMED_OUT = 8,
+	MISC_FAILURE = 9,
+	DEPENDENCY_FAILED = 10,
+	LOG_LIMIT_EXCEEDED = 11,
+	NOT_DETERMINISTIC = 12,
+	RESOLVES_TO_ALREADY_VALID = 13,
+	NO_SUBSTITUTERS = 14,
+};

@@ -1,0 +1,163 @@
+/* The boundary between the core and a session: everything either may say.
+ *
+ * The session has the client's bytes in it and counts as hostile. It finds these fds open:
+ * 3 = channel to the core, and nothing else; the rest comes in SESSION_CLIENT.
+ * Store paths travel as base names ("<32 chars>-<name>"); the receiver parses them again.
+ * Every request carries an id; every answer repeats it. A session may have many ADD requests on
+ * their way at once (they are answered in order), but only one BUILD.
+ * Closing the channel ends everything the session asked for. */
+#pragma once
+
+#include "ipc/chan.h"
+
+enum { SESSION_FD = 3, SESSION_MSG_MAX = 64 << 20 };
+
+enum session_msg {
+	/* core -> session, once */
+	SESSION_CLIENT = 1, /* struct session_client; fds: client socket [, second fd for stdio] */
+
+	/* session -> core: requests */
+	SESSION_OPTIONS = 16,	/* struct session_options; no answer */
+	SESSION_ADD,		/* struct session_add -> SESSION_DONE */
+	SESSION_TEMP_ROOT,	/* struct session_text (base name) -> SESSION_DONE */
+	SESSION_INDIRECT_ROOT,	/* struct session_text (absolute path of the link) -> SESSION_DONE */
+	SESSION_FIND_ROOTS,	/* empty -> SESSION_ROOTS */
+	SESSION_ADD_SIGS,	/* struct session_sigs -> SESSION_DONE */
+	SESSION_ENSURE,		/* struct session_text (base name) -> SESSION_DONE */
+	SESSION_BUILD,		/* struct session_build -> events, then SESSION_BUILT */
+
+	/* core -> session: answers */
+	SESSION_DONE = 32, /* struct session_done */
+	SESSION_ROOTS,	   /* struct session_roots */
+	SESSION_BUILT,	   /* struct session_built */
+
+	/* core -> session: events while a SESSION_BUILD is open; id is that of the request */
+	SESSION_EV_STARTED = 48, /* struct session_ev_build; fds: the log, read-only, plain text */
+	SESSION_EV_LOG,		 /* struct session_ev_build: `size` bytes of the log are there now */
+	SESSION_EV_ENDED,	 /* struct session_ev_build: no more log; `size` is final */
+	SESSION_EV_PROGRESS,	 /* struct session_progress */
+	SESSION_EV_TEXT,	 /* struct session_note: a line for the client's log */
+};
+
+struct session_client {
+	char *store_dir;	/* "/nix/store" */
+	char *daemon_version;	/* what the handshake reports, e.g. "2.34.8" */
+	char *peer_name;	/* user name, for messages */
+	uint64_t trusted;	/* the core's decision: 1 trusted, 0 not */
+	uint64_t peer_uid, peer_pid;
+	uint64_t log_lines;	/* setting log-lines */
+	struct strv experimental_features;
+	char *state_dir, *log_dir; /* for messages only; the session cannot see them */
+	char *system;		/* setting system, e.g. "x86_64-linux" */
+	struct strv substituters;	/* configured, plus trusted-substituters: for warnings */
+};
+
+/* What op 19 (SetOptions) said. The core applies only what the client's trust allows. */
+struct session_setting {
+	char *name, *value;
+};
+struct session_options {
+	uint64_t keep_failed, keep_going, try_fallback, max_jobs, max_silent_time, cores,
+		use_substitutes;
+	struct {
+		struct session_setting *v;
+		size_t n;
+	} overrides;
+};
+
+/* One object that the session has put into its spool, complete, hashed and with canonical
+ * metadata (files 0444/0555, directories 0755 and to be sealed by the core, mtime 1). */
+struct session_object {
+	char *path;	  /* base name of the store path */
+	char *spool_name; /* its name in the session's spool */
+	uint8_t nar_hash[32];
+	uint64_t nar_size; /* bytes */
+	struct strv refs;  /* base names; may contain `path` itself */
+	char *deriver;	   /* base name or "" */
+	char *ca;	   /* content address as the database writes it, or "" */
+	struct strv sigs;
+	uint64_t ultimate;
+	uint64_t registration_time; /* seconds; 0: now */
+};
+struct session_add {
+	struct {
+		struct session_object *v;
+		size_t n;
+	} objects;		  /* all or nothing; topological order is not required */
+	uint64_t dont_check_sigs; /* asked for; honoured for trusted clients */
+	uint64_t repair;
+};
+
+struct session_text {
+	char *text;
+};
+struct session_sigs {
+	char *path;
+	struct strv sigs;
+};
+
+enum session_build_mode { BUILD_NORMAL = 0, BUILD_REPAIR = 1, BUILD_CHECK = 2 };
+struct session_build {
+	/* Base name for an opaque path, "<base name>!out1,out2" or "<base name>!*" for outputs. */
+	struct strv targets;
+	uint64_t mode;
+};
+
+struct session_done {
+	uint64_t ok;
+	char *error; /* the sentence, when not ok */
+};
+
+struct session_root {
+	char *link, *target; /* absolute path of the link or "{...}"; base name */
+};
+struct session_roots {
+	uint64_t ok;
+	char *error;
+	struct {
+		struct session_root *v;
+		size_t n;
+	} roots;
+};
+
+struct session_output {
+	char *name, *path; /* "out", base name */
+};
+struct session_result {
+	char *target;	 /* as asked */
+	uint64_t status; /* enum build_status, features.md 1.2 */
+	char *error;	 /* the whole sentence with log tail, "" when it went well */
+	uint64_t times_built, start_time, stop_time; /* seconds */
+	uint64_t cpu_known, cpu_user_usec, cpu_system_usec;
+	struct {
+		struct session_output *v;
+		size_t n;
+	} outputs;
+};
+struct session_built {
+	uint64_t ok;   /* every target succeeded */
+	char *error;   /* what op 9 reports: one sentence, when not ok */
+	struct {
+		struct session_result *v;
+		size_t n;
+	} results; /* one per target, in order */
+};
+
+struct session_ev_build {
+	uint64_t build; /* number of the build, unique in this daemon's life */
+	char *drv;	/* base name */
+	uint64_t size;	/* bytes of log so far */
+	uint64_t ok;	/* ENDED only */
+};
+struct session_progress { /* builds of this request's goal graph */
+	uint64_t done, expected, running, failed;
+};
+struct session_note {
+	uint64_t level; /* the client's verbosity levels: 0 error … 7 vomit */
+	char *text;
+};
+
+extern const struct layout session_client_layout, session_options_layout, session_add_layout,
+	session_text_layout, session_sigs_layout, session_build_layout, session_done_layout,
+	session_roots_layout, session_built_layout, session_ev_build_layout,
+	session_progress_layout, session_note_layout;

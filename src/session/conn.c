@@ -1,0 +1,129 @@
+/* The client's connection: one buffer in, one buffer out.
+ *
+ * Before the session blocks on the client, everything owed is sent and the database snapshot is
+ * let go. A client that sends several requests at once gets its answers in one piece. */
+#include <errno.h>
+#include <malloc.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "base/fd.h"
+#include "session/session.h"
+
+static int flush_out(struct wire_out *out)
+{
+	struct session *s = out->ctx;
+
+	int r = write_full(s->fd_out, out->b.data, out->b.len);
+	buf_clear(&out->b);
+	return r;
+}
+
+int conn_flush(struct session *s)
+{
+	if (s->out.rc == 0 && s->out.b.len > 0)
+		s->out.rc = flush_out(&s->out);
+	return s->out.rc < 0 ? s->out.rc : 0;
+}
+
+/* Nothing may be owed to a client we wait for. */
+static int before_blocking(struct session *s)
+{
+	int r = 0;
+
+	/* Silent parts belong to the request that is being read: nobody waits for them yet. */
+	if (s->n_pending > 0 && !s->pending[s->pending_first].silent)
+		r = pending_settle(s);
+	store_release(s);
+	return r ?: conn_flush(s);
+}
+
+static int more(struct wire_in *in)
+{
+	struct session *s = in->ctx;
+
+	int r = before_blocking(s);
+	if (r)
+		return r;
+	if (!s->in_buf) {
+		s->in_buf = malloc(IN_SIZE);
+		if (!s->in_buf)
+			return -ENOMEM;
+	}
+	for (;;) {
+		ssize_t n = read(s->fd_in, s->in_buf, IN_SIZE);
+		if (n > 0) {
+			in->p = s->in_buf;
+			in->end = s->in_buf + n;
+			return 0;
+		}
+		if (n == 0 || errno == ECONNRESET)
+			return WIRE_EOF;
+		if (errno != EINTR)
+			return -errno;
+	}
+}
+
+/* What an idle session holds is what a machine with a thousand clients pays a thousand times. */
+static void give_back(struct session *s)
+{
+	free(s->in_buf);
+	s->in_buf = NULL;
+	s->in.p = s->in.end = NULL;
+	buf_done(&s->out.b);
+	s->out.b = BUF_INIT(SIZE_MAX / 2);
+	store_close(s);
+	(void)malloc_trim(0);
+}
+
+int conn_wait(struct session *s)
+{
+	struct pollfd p = { .fd = s->fd_in, .events = POLLIN };
+
+	if (conn_has_input(s))
+		return 0;
+	int r = before_blocking(s);
+	if (r)
+		return r;
+	r = poll(&p, 1, IDLE_MSEC);
+	if (r == 0)
+		give_back(s);
+	return s->in.more(&s->in);
+}
+
+void session_init(struct session *s)
+{
+	*s = (struct session){
+		.client_arena = ARENA_INIT(1 << 20),
+		.arena = ARENA_INIT(WIRE_REQUEST_MAX),
+		.fd_in = -1,
+		.fd_out = -1,
+		.core = -1,
+		.spool = -1,
+		.store = -1,
+		.verbosity = LVL_INFO,
+		.next_id = 1,
+	};
+	s->in = (struct wire_in){ .more = more, .ctx = s, .e = &s->in_err };
+	s->out = (struct wire_out){ .b = BUF_INIT(SIZE_MAX / 2), .flush = flush_out, .ctx = s };
+}
+
+void session_done(struct session *s)
+{
+	for (size_t i = 0; i < PENDING_MAX; i++)
+		pending_drop(&s->pending[i]);
+	smap_done(&s->pending_paths);
+	free(s->batch_error);
+	store_close(s);
+	buf_done(&s->out.b);
+	free(s->in_buf);
+	err_done(&s->in_err);
+	arena_done(&s->arena);
+	arena_done(&s->client_arena);
+	if (s->fd_out != s->fd_in)
+		close_fdp(&s->fd_out);
+	close_fdp(&s->fd_in);
+	close_fdp(&s->core);
+	close_fdp(&s->spool);
+	close_fdp(&s->store);
+}

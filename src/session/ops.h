@@ -1,0 +1,71 @@
+/* The operations of the worker protocol: one row and one small function each. */
+#pragma once
+
+#include "session/session.h"
+
+/* Reads the request's payload and writes its answer behind a LAST frame (answer_begin). */
+typedef int (*op_fn)(struct session *s, struct err *e);
+
+struct op {
+	enum wire_op number;
+	const char *name;
+	op_fn run; /* NULL: known, not served */
+	/* The payload of an operation that is not served, so that it can be read over:
+	 * u integer, s string, L list of strings, 2 and 4 count and as many strings each, F framed */
+	const char *payload;
+	/* A client that is not trusted reads this instead; NULL: no difference. */
+	const char *untrusted;
+};
+
+const struct op *op_find(uint64_t number);
+/* Reads over an operation that is not served: gives OP_FAILED with the sentence. */
+int op_refuse(struct session *s, const struct op *op, struct err *e);
+
+static inline void answer_begin(struct session *s)
+{
+	wire_put_last(&s->out);
+}
+
+/* ops_query.c */
+int op_is_valid_path(struct session *s, struct err *e);
+int op_query_referrers(struct session *s, struct err *e);
+int op_query_valid_derivers(struct session *s, struct err *e);
+int op_query_all_valid_paths(struct session *s, struct err *e);
+int op_query_path_info(struct session *s, struct err *e);
+int op_query_path_from_hash_part(struct session *s, struct err *e);
+int op_query_valid_paths(struct session *s, struct err *e);
+int op_query_substitutable_paths(struct session *s, struct err *e);
+int op_query_substitutable_path_info(struct session *s, struct err *e);
+int op_query_substitutable_path_infos(struct session *s, struct err *e);
+/* ops_drv.c */
+int op_query_missing(struct session *s, struct err *e);
+int op_query_derivation_outputs(struct session *s, struct err *e);
+int op_query_derivation_output_names(struct session *s, struct err *e);
+int op_query_derivation_output_map(struct session *s, struct err *e);
+/* ops_add.c */
+int op_add_to_store(struct session *s, struct err *e);
+int op_add_text_to_store(struct session *s, struct err *e);
+/* ops_nar.c */
+int op_add_to_store_nar(struct session *s, struct err *e);
+int op_add_multiple_to_store(struct session *s, struct err *e);
+int op_nar_from_path(struct session *s, struct err *e);
+/* ops_export.c */
+int op_export_path(struct session *s, struct err *e);
+int op_import_paths(struct session *s, struct err *e);
+/* ops_build.c */
+int op_build_paths(struct session *s, struct err *e);
+int op_build_paths_with_results(struct session *s, struct err *e);
+int op_ensure_path(struct session *s, struct err *e);
+/* ops_roots.c */
+int op_add_temp_root(struct session *s, struct err *e);
+int op_add_indirect_root(struct session *s, struct err *e);
+int op_find_roots(struct session *s, struct err *e);
+int op_sync_with_gc(struct session *s, struct err *e);
+int op_add_signatures(struct session *s, struct err *e);
+/* ops_options.c */
+int op_set_options(struct session *s, struct err *e);
+/* ops_legacy.c */
+int op_has_substitutes(struct session *s, struct err *e);
+int op_query_path_hash(struct session *s, struct err *e);
+int op_query_references(struct session *s, struct err *e);
+int op_query_deriver(struct session *s, struct err *e);

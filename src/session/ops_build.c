@@ -1,0 +1,286 @@
+/* Builds: the request goes to the core; events come back and become the client's log. */
+#include <errno.h>
+#include <poll.h>
+
+#include "session/buildlog.h"
+#include "session/ops.h"
+#include "wire/derived.h"
+#include "wire/result.h"
+
+struct build {
+	struct derived_paths targets;
+	uint64_t mode;
+	uint32_t id;
+	struct build_logs logs;
+	uint64_t act_realise, act_builds, act_copies;
+	struct session_built built; /* in the request's arena */
+	bool ended;
+};
+
+/* 1.15 brought the mode; older clients are not served. */
+static int get_request(struct session *s, struct build *b, struct err *e)
+{
+	int r = wire_derived_paths(&s->in, s->client.store_dir, s->version, &s->arena, &b->targets);
+	if (!r)
+		r = wire_u64(&s->in, &b->mode);
+	if (r)
+		return r;
+	if (b->mode > BUILD_CHECK)
+		return err_set(e, WIRE_BAD, "Invalid build mode");
+	request_read(s);
+	if (b->mode == BUILD_REPAIR && !s->client.trusted)
+		return err_set(e, OP_FAILED,
+			       "repairing is not allowed because you are not in 'trusted-users'");
+	return 0;
+}
+
+static int send_request(struct session *s, struct build *b, struct err *e)
+{
+	struct session_build msg = { .mode = b->mode };
+
+	for (size_t i = 0; i < b->targets.n; i++) {
+		char *t = derived_path_base(&s->arena, &b->targets.v[i]);
+		if (!t || strv_add_arena(&msg.targets, &s->arena, t) < 0)
+			return too_large(e);
+	}
+	return core_send(s, SESSION_BUILD, &session_build_layout, &msg, &b->id);
+}
+
+static uint64_t open_activity(struct session *s, enum wire_activity type)
+{
+	struct wire_start start = { .id = activity_id(s), .type = type, .text = "" };
+
+	wire_put_start(&s->out, s->version, &start);
+	return start.id;
+}
+
+/* The three that upstream's worker opens, in its order. */
+static void open_activities(struct session *s, struct build *b)
+{
+	b->act_realise = open_activity(s, ACT_REALISE);
+	b->act_builds = open_activity(s, ACT_BUILDS);
+	b->act_copies = open_activity(s, ACT_COPY_PATHS);
+}
+
+static void close_activities(struct session *s, struct build *b)
+{
+	logs_done(s, &b->logs);
+	wire_put_stop(&s->out, s->version, b->act_copies);
+	wire_put_stop(&s->out, s->version, b->act_builds);
+	wire_put_stop(&s->out, s->version, b->act_realise);
+}
+
+static void put_progress(struct session *s, struct build *b, const struct session_progress *p)
+{
+	struct wire_field builds[] = {
+		{ .num = p->done }, { .num = p->expected }, { .num = p->running }, { .num = p->failed }
+	};
+	struct wire_field copies[4] = {};
+
+	wire_put_result(&s->out, s->version, b->act_builds, RES_PROGRESS, builds, 4);
+	wire_put_result(&s->out, s->version, b->act_copies, RES_PROGRESS, copies, 4);
+}
+
+static int build_event(struct session *s, struct build *b, struct msg *m)
+{
+	static const char *const verbs[] = { "building", "repairing outputs of",
+					     "checking outputs of" };
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 20);
+	struct session_ev_build ev;
+	int log = -1;
+
+	if (msg_decode(m, &session_ev_build_layout, &a, &ev))
+		return -EBADMSG;
+	switch (m->type) {
+	case SESSION_EV_STARTED:
+		if (m->n_fds > 0)
+			log = TAKE_FD(m->fds[0]);
+		return logs_started(s, &b->logs, &ev, verbs[b->mode], log);
+	case SESSION_EV_LOG:
+		return logs_grown(s, &b->logs, &ev);
+	default:
+		return logs_ended(s, &b->logs, &ev);
+	}
+}
+
+static int other_event(struct session *s, struct build *b, const struct msg *m)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(SESSION_MSG_MAX);
+	struct session_progress progress;
+	struct session_note note;
+
+	switch (m->type) {
+	case SESSION_EV_PROGRESS:
+		if (msg_decode(m, &session_progress_layout, &a, &progress))
+			return -EBADMSG;
+		put_progress(s, b, &progress);
+		return 0;
+	case SESSION_EV_TEXT:
+		if (msg_decode(m, &session_note_layout, &a, &note))
+			return -EBADMSG;
+		if (note.level <= s->verbosity)
+			wire_put_next(&s->out, note.text);
+		return 0;
+	case SESSION_BUILT:
+		b->ended = true;
+		return msg_decode(m, &session_built_layout, &s->arena, &b->built) ? -EBADMSG : 0;
+	default:
+		return 0;
+	}
+}
+
+static int handle(struct session *s, struct build *b, struct msg *m)
+{
+	if (m->id != b->id)
+		return 0;
+	switch (m->type) {
+	case SESSION_EV_STARTED:
+	case SESSION_EV_LOG:
+	case SESSION_EV_ENDED:
+		return build_event(s, b, m);
+	default:
+		return other_event(s, b, m);
+	}
+}
+
+/* Waits for the core, and for the client to leave. Its data stay where they are. */
+static int wait_event(struct session *s)
+{
+	struct pollfd p[] = {
+		{ .fd = s->core, .events = POLLIN },
+		{ .fd = s->fd_in, .events = POLLRDHUP },
+		{ .fd = s->fd_out },
+	};
+
+	for (;;) {
+		int r = poll(p, ELEMENTS(p), -1);
+		if (r < 0 && errno != EINTR)
+			return -errno;
+		if (r < 0)
+			continue;
+		if (p[1].revents || p[2].revents)
+			return WIRE_EOF; /* closing the channel cancels what only we wait for */
+		return 0;
+	}
+}
+
+/* Takes what the core has to say, as long as there is something without waiting. */
+static int take_events(struct session *s, struct build *b)
+{
+	struct pollfd p = { .fd = s->core, .events = POLLIN };
+
+	do {
+		_cleanup_msg_ struct msg m = MSG_INIT;
+		int r = chan_recv(s->core, SESSION_MSG_MAX, &m);
+		if (r == -EAGAIN)
+			return 0;
+		if (r)
+			return r > 0 ? -EPIPE : r;
+		r = handle(s, b, &m);
+		if (r || b->ended)
+			return r;
+	} while (poll(&p, 1, 0) > 0);
+	return 0;
+}
+
+static int run_build(struct session *s, struct build *b, struct err *e)
+{
+	int r = send_request(s, b, e);
+
+	if (r)
+		return r;
+	open_activities(s, b);
+	while (!r && !b->ended) {
+		r = conn_flush(s);
+		if (!r)
+			r = wait_event(s);
+		if (!r)
+			r = take_events(s, b);
+	}
+	close_activities(s, b);
+	store_release(s); /* what was built must be seen */
+	return r ?: s->out.rc;
+}
+
+int op_build_paths(struct session *s, struct err *e)
+{
+	struct build b = {};
+
+	int r = get_request(s, &b, e);
+	if (!r)
+		r = run_build(s, &b, e);
+	if (r)
+		return r;
+	if (!b.built.ok)
+		return err_set(e, OP_FAILED, "%s", b.built.error);
+	answer_begin(s);
+	wire_put_u64(&s->out, 1);
+	return 0;
+}
+
+static int put_result(struct session *s, const struct derived_path *target,
+		      const struct session_result *from, struct err *e)
+{
+	struct wire_built_output *o = arena_array(&s->arena, from->outputs.n + 1, sizeof(*o));
+
+	if (!o)
+		return too_large(e);
+	for (size_t i = 0; i < from->outputs.n; i++)
+		o[i] = (struct wire_built_output){ .name = from->outputs.v[i].name,
+						   .path = from->outputs.v[i].path };
+	struct wire_build_result r = {
+		.status = from->status,
+		.error = from->error,
+		.times_built = from->times_built,
+		.start_time = from->start_time,
+		.stop_time = from->stop_time,
+		.non_deterministic = from->status == 12,
+		.cpu_known = from->cpu_known != 0,
+		.cpu_user_usec = from->cpu_user_usec,
+		.cpu_system_usec = from->cpu_system_usec,
+		.outputs = o,
+		.n_outputs = from->outputs.n,
+	};
+	wire_put_str(&s->out, target->text);
+	wire_put_build_result(&s->out, s->version, &r);
+	return 0;
+}
+
+int op_build_paths_with_results(struct session *s, struct err *e)
+{
+	struct build b = {};
+
+	int r = get_request(s, &b, e);
+	if (!r)
+		r = run_build(s, &b, e);
+	if (r)
+		return r;
+	/* A refusal of the whole request has a sentence and no results. */
+	if (b.built.results.n != b.targets.n)
+		return err_set(e, OP_FAILED, "%s",
+			       *b.built.error ? b.built.error : "the build request failed");
+	answer_begin(s);
+	wire_put_u64(&s->out, b.targets.n);
+	for (size_t i = 0; i < b.targets.n; i++) {
+		r = put_result(s, &b.targets.v[i], &b.built.results.v[i], e);
+		if (r)
+			return WIRE_EOF; /* in mid-answer there is no way to say why */
+	}
+	return 0;
+}
+
+int op_ensure_path(struct session *s, struct err *e)
+{
+	struct store_path p;
+
+	int r = wire_path(&s->in, s->client.store_dir, &s->arena, &p);
+	if (r)
+		return r;
+	request_read(s);
+	r = core_text(s, SESSION_ENSURE, p.base, e);
+	if (r)
+		return r;
+	answer_begin(s);
+	wire_put_u64(&s->out, 1);
+	return 0;
+}

@@ -1,0 +1,85 @@
+/* The store database: Nix's SQLite schema 10 (feature rows A1 to A10), nothing else.
+ *
+ * The core opens it for writing, sessions read-only. Store paths are base names on this side and
+ * full paths in the tables. Every function: 0, negative errno, or the outcome named here. */
+#pragma once
+
+#include "base/arena.h"
+#include "base/err.h"
+#include "base/strv.h"
+#include "path/path.h"
+
+enum { DB_ABSENT = 1, DB_BAD = 2 };
+enum db_mode { DB_READ, DB_WRITE };
+
+struct db;
+
+struct path_info {
+	struct store_path path;
+	uint8_t nar_hash[32]; /* sha256 */
+	uint64_t nar_size;
+	int64_t registration_time; /* seconds since the epoch */
+	char *deriver;		   /* base name, or "" */
+	bool ultimate;
+	struct strv sigs;
+	char *ca;	  /* or "" */
+	struct strv refs; /* base names, sorted */
+	uint64_t id;	  /* row id; filled by queries */
+};
+
+/* `db_dir` holds db.sqlite, schema and big-lock. DB_WRITE makes schema 10 in an empty directory
+ * (created when missing), refuses newer schemas and ones below 10 with a sentence, holds a shared
+ * lock on big-lock as upstream does. `sync_full`: fsync-metadata's value. */
+int db_open(const char *db_dir, enum db_mode mode, const char *store_dir, bool sync_metadata,
+	    struct db **ret, struct err *e);
+void db_close(struct db *db);
+static inline void db_closep(struct db **db)
+{
+	if (*db)
+		db_close(*db);
+}
+
+/* A read snapshot over several queries (cheaper: one lock). Optional. Nested calls are errors. */
+int db_read_begin(struct db *db);
+void db_read_end(struct db *db);
+
+int db_path_valid(struct db *db, const struct store_path *p);		/* 0 valid, DB_ABSENT */
+int db_path_info(struct db *db, const struct store_path *p, struct arena *a, struct path_info *ret);
+int db_referrers(struct db *db, const struct store_path *p, struct arena *a, struct strv *ret);
+int db_valid_derivers(struct db *db, const struct store_path *p, struct arena *a, struct strv *ret);
+/* Outputs recorded for a .drv: names and base names, in the same order. DB_ABSENT: drv not valid. */
+int db_drv_outputs(struct db *db, const struct store_path *drv, struct arena *a, struct strv *ret_names,
+		   struct strv *ret_paths);
+/* The valid path whose digest begins with `prefix` (32 characters). DB_ABSENT. */
+int db_path_from_digest(struct db *db, const char *prefix, struct store_path *ret);
+int db_all_paths(struct db *db, struct arena *a, struct strv *ret);
+/* Closure over references of `roots` (all must be valid: else DB_ABSENT with ret_missing), sorted. */
+int db_closure(struct db *db, const struct strv *roots, struct arena *a, struct strv *ret,
+	       struct store_path *ret_missing);
+/* Rows with id above `id`, for the check after an unclean stop. */
+int db_paths_above(struct db *db, uint64_t id, struct arena *a, struct strv *ret);
+int db_max_id(struct db *db, uint64_t *ret);
+
+/* Writing. Calls between begin and commit are one transaction; a failed register inside it is
+ * undone alone (savepoint), the others stay. */
+int db_begin(struct db *db);
+int db_commit(struct db *db);
+void db_rollback(struct db *db);
+
+struct drv_row {
+	char *output, *path; /* "out", base name */
+};
+/* Registers or (already valid) updates one path. All refs must be valid or be in the same
+ * transaction: register in any order within one db_register_many. `rows` are the outputs of a .drv. */
+struct registration {
+	struct path_info info;
+	struct {
+		struct drv_row *v;
+		size_t n;
+	} outputs;
+};
+/* All or nothing. DB_BAD with a sentence: a reference that is not valid ("cannot register path
+ * '…' because it requires the invalid path '…'"-like), or a cycle ("cycle detected in …"). */
+int db_register_many(struct db *db, struct registration *v, size_t n, struct err *e);
+int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *sigs); /* DB_ABSENT */
+int db_invalidate(struct db *db, const struct store_path *p); /* -EBUSY when it has referrers */

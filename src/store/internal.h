@@ -1,0 +1,90 @@
+/* Inside of libdb: the connection, its prepared statements, and the few helpers all files share.
+ * Not for other folders. */
+#pragma once
+
+#include <sqlite3.h>
+
+#include "store/db.h"
+
+enum { DB_SCHEMA_VERSION = 10 };
+
+/* One row per statement in open.c. */
+enum db_stmt {
+	Q_INFO,
+	Q_ID,
+	Q_REFS,
+	Q_REFERRERS,
+	Q_DERIVERS,
+	Q_OUTPUTS,
+	Q_DIGEST,
+	Q_ALL,
+	Q_ABOVE,
+	Q_MAX_ID,
+	Q_REF_IDS,
+	Q_PATH_OF_ID,
+	T_BEGIN_READ,
+	T_BEGIN_WRITE,
+	T_COMMIT,
+	T_ROLLBACK,
+	T_SAVEPOINT,
+	T_RELEASE,
+	T_UNDO,
+	W_REGISTER,
+	W_UPDATE,
+	W_ADD_REF,
+	W_ADD_OUTPUT,
+	W_SIGS,
+	W_INVALIDATE,
+	DB_N_STMTS,
+};
+
+struct db {
+	sqlite3 *sql;
+	sqlite3_stmt *stmts[DB_N_STMTS]; /* prepared on first use, kept for ever */
+	enum db_mode mode;
+	int lock_fd;	   /* big-lock, shared; -1 for readers */
+	bool in_snapshot;  /* between db_read_begin and db_read_end */
+	bool in_txn;	   /* between db_begin and db_commit */
+	char *prefix;	   /* store_dir "/" */
+	size_t prefix_len; /* bytes */
+	/* Two texts bound at the same time: prefix and base name. Each has room for both. */
+	char *full[2];
+};
+
+/* schema.c: makes what schema 10 has, where missing. */
+int db_schema_create(sqlite3 *sql);
+
+/* open.c. A reset statement without bindings, or NULL with *ret_err set to a negative errno. */
+sqlite3_stmt *db_stmt(struct db *db, enum db_stmt which, int *ret_err);
+int db_errno(int rc); /* sqlite result code -> negative errno */
+/* 1: a row, 0: done, negative errno (the statement is reset then). */
+int db_step(sqlite3_stmt *st);
+/* Runs a statement that yields no row, and resets it. */
+int db_run(sqlite3_stmt *st);
+/* A statement without parameters, from begin to end. */
+int db_exec(struct db *db, enum db_stmt which);
+/* The base name within a path of a row, or NULL when it is none of this store's. */
+const char *db_base_of(const struct db *db, const char *full);
+/* Binds the full path of `base` through slot 0 or 1; the text must stay until the reset. */
+int db_bind_path(struct db *db, sqlite3_stmt *st, int column, int slot, const char *base);
+
+static inline void db_resetp(sqlite3_stmt **st)
+{
+	if (*st)
+		sqlite3_reset(*st);
+}
+/* Resets on the way out: a statement left in mid-row would pin a snapshot. */
+#define _cleanup_reset_ _cleanup_(db_resetp)
+
+/* query.c: the row id of a path, DB_ABSENT, or a negative errno. */
+int db_id_of(struct db *db, const char *base, uint64_t *ret);
+
+/* write.c: sorted, separated by spaces; NULL when there are none. -EINVAL for one with a space. */
+int db_bind_sigs(sqlite3_stmt *st, int column, const struct strv *sigs);
+
+/* cycle.c: looks for a cycle among the batch. `target[i]` lists n_targets[i] indexes that v[i]
+ * refers to inside the batch. 0, 1 (with the two ends of the closing edge), -ENOMEM. */
+struct db_edges {
+	size_t *target, n;
+};
+int db_find_cycle(const struct db_edges *v, size_t n, size_t *ret_path, size_t *ret_parent);

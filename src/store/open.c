@@ -1,0 +1,444 @@
+/* Opening the store database, and the statements everything else runs.
+ *
+ * The core opens it for writing; a session opens it read-only inside its jail, where nothing may
+ * be created, forked or loaded: the file, its -wal and its -shm are all opened in db_open. */
+#include "store/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <time.h>
+
+#include "base/buf.h"
+#include "base/fd.h"
+
+enum { BUSY_TIMEOUT_MSEC = 60 * 1000, LOCK_TRIES = 600, LOCK_WAIT_MSEC = 100 };
+
+static const char *const texts[DB_N_STMTS] = {
+	[Q_INFO] = "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca "
+		   "from ValidPaths where path = ?",
+	[Q_ID] = "select id from ValidPaths where path = ?",
+	[Q_REFS] = "select path from Refs join ValidPaths on reference = id where referrer = ?",
+	[Q_REFERRERS] = "select path from Refs join ValidPaths on referrer = id where reference = "
+			"(select id from ValidPaths where path = ?)",
+	[Q_DERIVERS] = "select v.path from DerivationOutputs d join ValidPaths v on d.drv = v.id "
+		       "where d.path = ?",
+	[Q_OUTPUTS] = "select id, path from DerivationOutputs where drv = ? order by id",
+	/* A range over the index; `like` would read all of it. */
+	[Q_DIGEST] = "select path from ValidPaths where path >= ? order by path limit 1",
+	[Q_ALL] = "select path from ValidPaths order by path",
+	[Q_ABOVE] = "select path from ValidPaths where id > ? order by id",
+	[Q_MAX_ID] = "select max(id) from ValidPaths",
+	[Q_REF_IDS] = "select reference from Refs where referrer = ?",
+	[Q_PATH_OF_ID] = "select path from ValidPaths where id = ?",
+	[T_BEGIN_READ] = "begin",
+	/* Immediate: a reader that turned writer could meet SQLITE_BUSY_SNAPSHOT, which no
+	 * waiting cures. */
+	[T_BEGIN_WRITE] = "begin immediate",
+	[T_COMMIT] = "commit",
+	[T_ROLLBACK] = "rollback",
+	[T_SAVEPOINT] = "savepoint registration",
+	[T_RELEASE] = "release registration",
+	[T_UNDO] = "rollback to registration",
+	[W_REGISTER] = "insert into ValidPaths (path, hash, registrationTime, deriver, narSize, "
+		       "ultimate, sigs, ca) values (?, ?, ?, ?, ?, ?, ?, ?)",
+	[W_UPDATE] = "update ValidPaths set narSize = ?, hash = ?, ultimate = ?, sigs = ?, ca = ? "
+		     "where id = ?",
+	[W_ADD_REF] = "insert or ignore into Refs (referrer, reference) values (?, ?)",
+	[W_ADD_OUTPUT] =
+		"insert or replace into DerivationOutputs (drv, id, path) values (?, ?, ?)",
+	[W_SIGS] = "update ValidPaths set sigs = ? where path = ?",
+	[W_INVALIDATE] = "delete from ValidPaths where path = ?",
+};
+
+int db_errno(int rc)
+{
+	switch (rc & 0xff) {
+	case SQLITE_OK:
+	case SQLITE_ROW:
+	case SQLITE_DONE:
+		return 0;
+	case SQLITE_NOMEM:
+		return -ENOMEM;
+	case SQLITE_FULL:
+		return -ENOSPC;
+	case SQLITE_BUSY:
+	case SQLITE_LOCKED:
+	case SQLITE_PROTOCOL:
+		return -EAGAIN;
+	case SQLITE_CORRUPT:
+	case SQLITE_NOTADB:
+	case SQLITE_SCHEMA:
+		return -EBADMSG;
+	case SQLITE_READONLY:
+		return -EROFS;
+	case SQLITE_PERM:
+	case SQLITE_AUTH:
+		return -EACCES;
+	case SQLITE_CANTOPEN:
+		return -ENOENT;
+	case SQLITE_TOOBIG:
+		return -E2BIG;
+	case SQLITE_CONSTRAINT:
+		return -EEXIST;
+	case SQLITE_MISUSE:
+	case SQLITE_RANGE:
+		return -EINVAL;
+	default:
+		return -EIO;
+	}
+}
+
+sqlite3_stmt *db_stmt(struct db *db, enum db_stmt which, int *ret_err)
+{
+	if (!db->stmts[which]) {
+		int rc = sqlite3_prepare_v3(db->sql, texts[which], -1, SQLITE_PREPARE_PERSISTENT,
+					    &db->stmts[which], NULL);
+
+		if (rc != SQLITE_OK) {
+			*ret_err = db_errno(rc);
+			return NULL;
+		}
+	}
+	return db->stmts[which];
+}
+
+int db_step(sqlite3_stmt *st)
+{
+	int rc = sqlite3_step(st);
+
+	if (rc == SQLITE_ROW)
+		return 1;
+	return rc == SQLITE_DONE ? 0 : db_errno(rc);
+}
+
+int db_run(sqlite3_stmt *st)
+{
+	int rc = sqlite3_step(st);
+
+	(void)sqlite3_reset(st); /* repeats the error of the step */
+	return db_errno(rc);
+}
+
+int db_exec(struct db *db, enum db_stmt which)
+{
+	int r = 0;
+	sqlite3_stmt *st = db_stmt(db, which, &r);
+
+	return st ? db_run(st) : r;
+}
+
+const char *db_base_of(const struct db *db, const char *full)
+{
+	const char *base;
+	size_t len;
+
+	if (!full || strncmp(full, db->prefix, db->prefix_len))
+		return NULL;
+	base = full + db->prefix_len;
+	len = strlen(base);
+	if (len < STORE_DIGEST_LEN + 2 || len > STORE_BASE_MAX || strchr(base, '/'))
+		return NULL;
+	return base[STORE_DIGEST_LEN] == '-' ? base : NULL;
+}
+
+int db_bind_path(struct db *db, sqlite3_stmt *st, int column, int slot, const char *base)
+{
+	size_t len = strnlen(base, STORE_BASE_MAX + 1);
+	char *full = db->full[slot];
+
+	if (len > STORE_BASE_MAX)
+		return -EINVAL;
+	memcpy(full + db->prefix_len, base, len + 1);
+	return db_errno(sqlite3_bind_text(st, column, full, db->prefix_len + len, SQLITE_STATIC));
+}
+
+/* The file URI of <db_dir>/db.sqlite: what a URI gives a meaning to is escaped. */
+static char *make_uri(const char *db_dir, enum db_mode mode)
+{
+	_cleanup_buf_ struct buf b = BUF_INIT(64 * 1024);
+	int r = buf_append_str(&b, "file:");
+
+	for (const char *p = db_dir; !r && *p; p++)
+		if (strchr("%?#", *p))
+			r = buf_printf(&b, "%%%02x", (unsigned char)*p);
+		else
+			r = buf_append_char(&b, *p);
+	if (!r)
+		r = buf_append_str(&b, "/db.sqlite");
+	/* readonly_shm: without it SQLite makes or writes -shm even for a reader that may. */
+	if (!r && mode == DB_READ)
+		r = buf_append_str(&b, "?mode=ro&readonly_shm=1");
+	return r ? NULL : buf_take_str(&b);
+}
+
+/* What every refusal of the library comes out as. */
+static int fail(struct db *db, int rc, const char *db_dir, struct err *e)
+{
+	int code = rc == SQLITE_ERROR ? -EBADMSG : db_errno(rc);
+	const char *text = db->sql ? sqlite3_errmsg(db->sql) : sqlite3_errstr(rc);
+
+	if (code == -EBADMSG)
+		return err_set(
+			e, code,
+			"the database '%s/db.sqlite' is damaged or not a Nix store database: %s",
+			db_dir, text);
+	if (code == -EAGAIN)
+		return err_set(e, code, "SQLite database '%s/db.sqlite' is busy", db_dir);
+	return err_set(e, code, "cannot open SQLite database '%s/db.sqlite': %s", db_dir, text);
+}
+
+static int connection_limits(sqlite3 *sql)
+{
+	/* The file may have been put there by someone else: its schema is data, not code. */
+	sqlite3_db_config(sql, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+	sqlite3_db_config(sql, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
+	sqlite3_extended_result_codes(sql, 1);
+	return sqlite3_busy_timeout(sql, BUSY_TIMEOUT_MSEC);
+}
+
+static int setup_writer(struct db *db, bool sync_metadata)
+{
+	int one = 1, rc;
+
+	rc = sqlite3_exec(
+		db->sql, sync_metadata ? "pragma synchronous = normal" : "pragma synchronous = off",
+		NULL, NULL, NULL);
+	/* The limit makes SQLite truncate the WAL when it is done with it; upstream's values. */
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(db->sql,
+				  "pragma main.journal_mode = wal;"
+				  "pragma main.journal_size_limit = 1099511627776;"
+				  "pragma wal_autocheckpoint = 40000;"
+				  "pragma foreign_keys = on;"
+				  "pragma secure_delete = off;"
+				  "pragma cache_size = -65536;",
+				  NULL, NULL, NULL);
+	/* Readers without write permission need -wal and -shm to be there after we are gone. */
+	if (rc == SQLITE_OK)
+		rc = sqlite3_file_control(db->sql, NULL, SQLITE_FCNTL_PERSIST_WAL, &one);
+	return rc;
+}
+
+/* Statements that name every table: a file that is no store database fails here, not later. */
+static int check_tables(struct db *db)
+{
+	static const enum db_stmt probe[] = { Q_INFO, Q_REFS, Q_DERIVERS };
+	int r = 0;
+
+	for (size_t i = 0; i < ELEMENTS(probe); i++)
+		if (!db_stmt(db, probe[i], &r))
+			return sqlite3_errcode(db->sql);
+	return SQLITE_OK;
+}
+
+static int connect_db(struct db *db, const char *db_dir, bool sync_metadata, bool create,
+		      struct err *e)
+{
+	_cleanup_free_ char *uri = make_uri(db_dir, db->mode);
+	int flags = SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+	int rc, r;
+
+	if (!uri)
+		return err_errno(e, -ENOMEM, "opening the database");
+	flags |= db->mode == DB_READ ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
+	if (create)
+		flags |= SQLITE_OPEN_CREATE;
+	rc = sqlite3_open_v2(uri, &db->sql, flags, NULL);
+	if (rc == SQLITE_OK)
+		rc = connection_limits(db->sql);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(db->sql, "pragma temp_store = memory", NULL, NULL, NULL);
+	if (rc == SQLITE_OK && db->mode == DB_WRITE)
+		rc = setup_writer(db, sync_metadata);
+	if (rc == SQLITE_OK && db->mode == DB_WRITE) {
+		r = create ? db_schema_create(db->sql) : 0;
+		if (r)
+			return fail(db, sqlite3_extended_errcode(db->sql), db_dir, e);
+	}
+	if (rc == SQLITE_OK)
+		rc = check_tables(db);
+	return rc == SQLITE_OK ? 0 : fail(db, rc, db_dir, e);
+}
+
+/* ret 0: no schema file yet. */
+static int read_schema(const char *db_dir, int dir_fd, int *ret, struct err *e)
+{
+	_cleanup_free_ char *text = NULL;
+	char *end;
+	long n;
+	int r;
+
+	r = read_file_at(dir_fd, "schema", 64, &text, NULL);
+	if (r == -ENOENT) {
+		*ret = 0;
+		return 0;
+	}
+	if (r < 0 && r != -EFBIG)
+		return err_errno(e, r, "reading '%s/schema'", db_dir);
+	n = r ? 0 : strtol(text, &end, 10);
+	if (r || end == text || end[strspn(end, "\n")] || n < 1 || n > 100000)
+		return err_set(e, -EBADMSG, "'%s/schema' is corrupt", db_dir);
+	*ret = n;
+	return 0;
+}
+
+static int check_schema(int schema, enum db_mode mode, const char *db_dir, struct err *e)
+{
+	if (schema > DB_SCHEMA_VERSION)
+		return err_set(e, -EPROTONOSUPPORT,
+			       "current Nix store schema is version %d, but I only support %d",
+			       schema, DB_SCHEMA_VERSION);
+	if (schema == 0 && mode == DB_READ)
+		return err_set(
+			e, -ENOENT,
+			"database in '%s' does not exist, and cannot be created in read-only mode",
+			db_dir);
+	if (schema && schema < DB_SCHEMA_VERSION)
+		return err_set(
+			e, -EPROTONOSUPPORT,
+			"the Nix store in '%s' has schema version %d; open it once with Nix 2.3 or "
+			"newer to bring it to version %d",
+			db_dir, schema, DB_SCHEMA_VERSION);
+	return 0;
+}
+
+/* Written whole or not at all: an empty schema file would lock the stock tools out too. */
+static int write_schema(const char *db_dir, int dir_fd, struct err *e)
+{
+	static const char tmp[] = ".schema.new";
+	_cleanup_close_ int fd = -1;
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d", DB_SCHEMA_VERSION), r;
+
+	fd = openat(dir_fd, tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return err_errno(e, -errno, "creating '%s/schema'", db_dir);
+	r = write_full(fd, text, len);
+	if (!r && (fsync(fd) || renameat(dir_fd, tmp, dir_fd, "schema") || fsync(dir_fd)))
+		r = -errno;
+	return r ? err_errno(e, r, "writing '%s/schema'", db_dir) : 0;
+}
+
+/* Shared flock(2), as every user of the store holds it; only a schema migration is exclusive. */
+static int take_big_lock(struct db *db, const char *db_dir, int dir_fd, struct err *e)
+{
+	const struct timespec pause = { .tv_nsec = LOCK_WAIT_MSEC * 1000 * 1000 };
+
+	db->lock_fd = openat(dir_fd, "big-lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (db->lock_fd < 0)
+		return err_errno(e, -errno, "opening lock file '%s/big-lock'", db_dir);
+	for (int i = 0; flock(db->lock_fd, LOCK_SH | LOCK_NB); i++) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return err_errno(e, -errno, "acquiring/releasing lock '%s/big-lock'",
+					 db_dir);
+		if (i == LOCK_TRIES)
+			return err_set(e, -EAGAIN,
+				       "another process holds '%s/big-lock' exclusively: a schema "
+				       "migration is under way",
+				       db_dir);
+		(void)nanosleep(&pause, NULL); /* shorter is fine */
+	}
+	return 0;
+}
+
+static int set_store_dir(struct db *db, const char *store_dir)
+{
+	size_t room;
+
+	if (asprintf(&db->prefix, "%s/", store_dir) < 0) {
+		db->prefix = NULL;
+		return -ENOMEM;
+	}
+	db->prefix_len = strlen(db->prefix);
+	room = db->prefix_len + STORE_BASE_MAX + 1;
+	for (size_t i = 0; i < ELEMENTS(db->full); i++) {
+		db->full[i] = malloc(room);
+		if (!db->full[i])
+			return -ENOMEM;
+		memcpy(db->full[i], db->prefix, db->prefix_len + 1);
+	}
+	return 0;
+}
+
+/* SQLite would make an empty -wal even for a reader, where the directory lets it. */
+static int check_wal_files(int dir_fd, const char *db_dir, struct err *e)
+{
+	if (!faccessat(dir_fd, "db.sqlite-wal", F_OK, 0) &&
+	    !faccessat(dir_fd, "db.sqlite-shm", F_OK, 0))
+		return 0;
+	return err_set(e, -ENOENT,
+		       "the database in '%s' cannot be read before a daemon has opened it: "
+		       "db.sqlite-wal and db.sqlite-shm are missing",
+		       db_dir);
+}
+
+static int open_all(struct db *db, const char *db_dir, bool sync_metadata, struct err *e)
+{
+	_cleanup_close_ int dir_fd = -1;
+	int schema = 0, r;
+
+	if (db->mode == DB_WRITE) {
+		r = mkdir_p(db_dir, 0755);
+		if (r < 0)
+			return err_errno(e, r, "creating directory '%s'", db_dir);
+	}
+	dir_fd = open(db_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir_fd < 0)
+		return err_errno(e, -errno, "opening the database directory '%s'", db_dir);
+	if (db->mode == DB_WRITE) {
+		r = take_big_lock(db, db_dir, dir_fd, e);
+		if (r)
+			return r;
+	}
+	r = read_schema(db_dir, dir_fd, &schema, e);
+	if (!r)
+		r = check_schema(schema, db->mode, db_dir, e);
+	if (!r && db->mode == DB_READ)
+		r = check_wal_files(dir_fd, db_dir, e);
+	if (!r)
+		r = connect_db(db, db_dir, sync_metadata, schema == 0, e);
+	if (!r && schema == 0)
+		r = write_schema(db_dir, dir_fd, e);
+	return r;
+}
+
+int db_open(const char *db_dir, enum db_mode mode, const char *store_dir, bool sync_metadata,
+	    struct db **ret, struct err *e)
+{
+	_cleanup_(db_closep) struct db *db = calloc(1, sizeof(*db));
+	uint64_t id;
+	int r;
+
+	if (!db)
+		return err_errno(e, -ENOMEM, "opening the database");
+	db->mode = mode;
+	db->lock_fd = -1;
+	r = set_store_dir(db, store_dir);
+	if (r)
+		return err_errno(e, r, "opening the database");
+	r = open_all(db, db_dir, sync_metadata, e);
+	if (r)
+		return r;
+	/* The first read opens -wal and -shm: a session does it before it seals itself. */
+	if (db_max_id(db, &id) < 0)
+		return fail(db, sqlite3_extended_errcode(db->sql), db_dir, e);
+	*ret = TAKE_PTR(db);
+	return 0;
+}
+
+void db_close(struct db *db)
+{
+	if (!db)
+		return;
+	for (size_t i = 0; i < DB_N_STMTS; i++)
+		sqlite3_finalize(db->stmts[i]);
+	sqlite3_close(db->sql);
+	close_fdp(&db->lock_fd);
+	free(db->prefix);
+	for (size_t i = 0; i < ELEMENTS(db->full); i++)
+		free(db->full[i]);
+	free(db);
+}

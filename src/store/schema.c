@@ -1,0 +1,60 @@
+/* The tables of schema 10, as Nix 2.34 makes them (feature rows A1 to A4).
+ *
+ * SQLite keeps the text of these statements in the file, and column names, types and constraint
+ * order are what the stock tools read. So nothing here may change without a new schema number. */
+#include "store/internal.h"
+
+static const char tables[] =
+	"create table if not exists ValidPaths (\n"
+	"    id               integer primary key autoincrement not null,\n"
+	"    path             text unique not null,\n"
+	"    hash             text not null,\n" /* sha256:<base 16> */
+	"    registrationTime integer not null,\n"
+	"    deriver          text,\n"
+	"    narSize          integer,\n"
+	"    ultimate         integer,\n" /* NULL or 1 */
+	"    sigs             text,\n"	  /* separated by spaces */
+	"    ca               text\n"
+	");\n"
+	"create table if not exists Refs (\n"
+	"    referrer  integer not null,\n"
+	"    reference integer not null,\n"
+	"    primary key (referrer, reference),\n"
+	"    foreign key (referrer) references ValidPaths(id) on delete cascade,\n"
+	"    foreign key (reference) references ValidPaths(id) on delete restrict\n"
+	");\n"
+	"create index if not exists IndexReferrer on Refs(referrer);\n"
+	"create index if not exists IndexReference on Refs(reference);\n"
+	/* A path that refers to itself could never be deleted: its own row restricts it. */
+	"create trigger if not exists DeleteSelfRefs before delete on ValidPaths\n"
+	"  begin\n"
+	"    delete from Refs where referrer = old.id and reference = old.id;\n"
+	"  end;\n"
+	"create table if not exists DerivationOutputs (\n"
+	"    drv  integer not null,\n"
+	"    id   text not null,\n" /* name of the output */
+	"    path text not null,\n"
+	"    primary key (drv, id),\n"
+	"    foreign key (drv) references ValidPaths(id) on delete cascade\n"
+	");\n"
+	"create index if not exists IndexDerivationOutputs on DerivationOutputs(path);\n";
+
+/* Migrations since schema 10 are listed by name here instead of raising the number. */
+static const char migrations[] =
+	"create table if not exists SchemaMigrations (migration text primary key not null);\n";
+
+int db_schema_create(sqlite3 *sql)
+{
+	int rc = sqlite3_exec(sql, "begin immediate", NULL, NULL, NULL);
+
+	if (rc != SQLITE_OK)
+		return db_errno(rc);
+	rc = sqlite3_exec(sql, tables, NULL, NULL, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(sql, migrations, NULL, NULL, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(sql, "commit", NULL, NULL, NULL);
+	if (rc != SQLITE_OK && !sqlite3_get_autocommit(sql))
+		(void)sqlite3_exec(sql, "rollback", NULL, NULL, NULL); /* rc is the story */
+	return db_errno(rc);
+}

@@ -1,0 +1,551 @@
+"""The id broker against an honest and a hostile daemon (src/ipc/ids.h).
+
+Needs root, for two users that exist only in a mount namespace of the test's own, and the built
+broker: below --build-dir, or AIRPLANT_IDS, or build/src/ids/airplant-ids.
+"""
+import array
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BROKER = os.environ.get("AIRPLANT_IDS", os.path.join(ROOT, "build/src/ids/airplant-ids"))
+DAEMON, OWN, OTHER = 64111, 64112, 64113
+START, WIDTH, SLOTS = 872415232, 65536, 128
+OK, BUSY, REFUSED = 0, 1, 2
+CLONE_NEWUSER = 0x10000000
+libc = ctypes.CDLL(None, use_errno=True)
+
+pytestmark = [
+    pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give a process two capabilities"),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def built_broker(request):
+    global BROKER
+    build = request.config.getoption("--build-dir", default=None)
+    if build:
+        BROKER = os.path.join(build, "src/ids/airplant-ids")
+    if not os.access(BROKER, os.X_OK):
+        pytest.skip(f"{BROKER} is not built")
+
+
+PASSWD = f"""root:x:0:0::/:/bin/sh
+daemonuser:x:{DAEMON}:{DAEMON}::/:/bin/false
+brokeruser:x:{OWN}:{OWN}::/:/bin/false
+"""
+GROUP = f"root:x:0:\ndaemonuser:x:{DAEMON}:\nbrokeruser:x:{OWN}:\n"
+
+
+def command(dir, args, passwd=PASSWD, group=GROUP, subuid="", uid=OWN,
+            caps="-all,+setuid,+setgid", bounding="-all,+setuid,+setgid"):
+    """unshare and bind-mount our own user database, then become the broker's user."""
+    for name, text in (("passwd", passwd), ("group", group), ("subuid", subuid), ("subgid", "")):
+        with open(f"{dir}/{name}", "w") as f:
+            f.write(text)
+        os.chmod(f"{dir}/{name}", 0o644)
+    script = "".join(f"touch /etc/{n}; mount --bind {dir}/{n} /etc/{n} || exit 99; "
+                     for n in ("passwd", "group", "subuid", "subgid"))
+    script += (f'exec setpriv --reuid {uid} --regid {uid} --clear-groups --inh-caps {caps} '
+               f'--ambient-caps {caps} --bounding-set {bounding} "$@"')
+    return ["unshare", "-m", "sh", "-c", script, "sh", BROKER, *args]
+
+
+@pytest.fixture
+def dir(tmp_path_factory):
+    """/tmp/…: others must be able to reach the socket."""
+    import tempfile
+    d = tempfile.mkdtemp(prefix="airplant-ids-", dir="/tmp")
+    os.chmod(d, 0o755)
+    os.mkdir(f"{d}/run")
+    os.chown(f"{d}/run", OWN, OWN)
+    os.chmod(f"{d}/run", 0o755)
+    os.mkdir(f"{d}/locks")
+    os.chown(f"{d}/locks", OWN, OWN)
+    os.chmod(f"{d}/locks", 0o750)
+    yield d
+    shutil.rmtree(d)
+
+
+def options(dir, *more):
+    return ["--socket", f"{dir}/run/socket", "--daemon-user", "daemonuser",
+            "--locks", f"{dir}/locks", *more]
+
+
+class Broker:
+    def __init__(self, dir, *more):
+        self.dir = dir
+        self.log = open(f"{dir}/log", "w+")
+        self.p = subprocess.Popen(command(dir, options(dir, *more)), stderr=self.log)
+        for _ in range(200):
+            if "slots from id" in self.text() or self.p.poll() is not None:
+                break
+            time.sleep(0.02)
+        assert self.p.poll() is None, self.text()
+        self.pid = self.p.pid
+
+    def text(self):
+        with open(f"{self.dir}/log") as f:
+            return f.read()
+
+    def stop(self):
+        self.p.kill()
+        self.p.wait()
+        self.log.close()
+
+
+@pytest.fixture
+def broker(dir):
+    b = Broker(dir)
+    yield b
+    assert b.p.poll() is None, "the broker ended: " + b.text()
+    b.stop()
+
+
+def as_user(uid, f):
+    """Runs f in a child with that uid; its result (a repr-able value) comes back."""
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: set*id took it away
+            os.write(w, repr(f()).encode())
+            code = 0
+        except BaseException as e:  # noqa: B902 — the child must never return
+            os.write(w, ("!" + repr(e)).encode())
+        finally:
+            os._exit(code)
+    os.close(w)
+    data = b""
+    while chunk := os.read(r, 65536):
+        data += chunk
+    os.close(r)
+    os.waitpid(pid, 0)
+    text = data.decode()
+    assert not text.startswith("!"), text
+    return eval(text)  # our own repr
+
+
+def connect(broker):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.connect(f"{broker.dir}/run/socket")  # blocks while the queue is full
+    s.settimeout(3)
+    return s
+
+
+def request(version=1, kind=1):
+    return struct.pack("=II", version, kind)
+
+
+def send(s, data, fds):
+    s.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
+
+
+def receive(s):
+    data, anc, flags, _ = s.recvmsg(4096, socket.CMSG_SPACE(4))
+    if not data:
+        return None
+    version, status, base, count = struct.unpack("=IIII", data[:16])
+    assert version == 1 and len(data) == 128
+    fds = [f for _, _, d in anc for f in array.array("i", d)]
+    return status, base, count, data[16:].split(b"\0")[0].decode(), fds
+
+
+class Child:
+    """A process that unshares its user namespace (`levels` times) and waits."""
+
+    def __init__(self, levels=1, map_self=False, wait=True):
+        r, w = os.pipe()
+        hold_r, self.hold = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.hold)
+            uid, gid = os.getuid(), os.getgid()
+            for i in range(levels):
+                if libc.unshare(CLONE_NEWUSER) != 0:
+                    os._exit(1)
+                if map_self or i + 1 < levels:
+                    for name, text in (("setgroups", "deny"), ("gid_map", f"{gid} {gid} 1"),
+                                       ("uid_map", f"{uid} {uid} 1")):
+                        with open(f"/proc/self/{name}", "w") as f:
+                            f.write(text)
+            os.write(w, b"x")
+            if wait:
+                os.read(hold_r, 1)
+            os._exit(0)
+        os.close(w)
+        os.close(hold_r)
+        assert os.read(r, 1) == b"x" or not wait
+        os.close(r)
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def map(self, name):
+        with open(f"/proc/{self.pid}/{name}") as f:
+            return [tuple(map(int, line.split())) for line in f]
+
+    def end(self):
+        """Lets it go; the signal that ended it."""
+        os.close(self.hold)
+        os.close(self.pidfd)
+        _, status = os.waitpid(self.pid, 0)
+        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def lease(s, child):
+    send(s, request(), [child.pidfd])
+    return receive(s)
+
+
+def test_honest(broker):
+    def daemon():
+        s, c = connect(broker), Child()
+        status, base, count, reason, fds = lease(s, c)
+        with open(f"/proc/{c.pid}/setgroups") as f:
+            setgroups = f.read().strip()
+        maps = c.map("uid_map"), c.map("gid_map")
+        return status, base, count, reason, len(fds), maps, setgroups, c.end()
+
+    status, base, count, reason, n_fds, maps, setgroups, sig = as_user(DAEMON, daemon)
+    assert (status, reason, n_fds, count, sig) == (OK, "", 1, 1, 0)
+    assert base == START
+    assert maps == ([(0, base, 1), (1, DAEMON, 1)],) * 2
+    assert setgroups == "deny"
+
+
+def test_slots_run_out_and_come_back(broker):
+    def daemon():
+        s = connect(broker)
+        held, bases, busy = [], [], 0
+        for _ in range(200):
+            c = Child()
+            status, base, count, _, fds = lease(s, c)
+            busy += status == BUSY
+            assert (status, len(fds)) in ((OK, 1), (BUSY, 0))
+            assert status == OK or c.map("uid_map") == []
+            bases += [base] if status == OK else []
+            held += fds
+            assert c.end() == 0
+        os.close(held[5])
+        os.close(held[3])
+        c = Child()
+        first = lease(s, c)
+        c.end()
+        return bases, busy, first[:2]
+
+    bases, busy, again = as_user(DAEMON, daemon)
+    assert bases == [START + WIDTH * i for i in range(SLOTS)]
+    assert busy == 200 - SLOTS
+    assert again == (OK, START + WIDTH * 3)  # the longest unused first, not the last freed
+
+
+def test_leases_outlive_the_broker(dir):
+    first = Broker(dir)
+    def take(b, n):
+        s, out, keep = connect(b), [], []
+        for _ in range(n):
+            c = Child()
+            _, base, _, _, fds = lease(s, c)
+            out.append(base)
+            keep += fds
+            c.end()
+        return out, keep
+
+    def daemon():
+        out, keep = take(first, 2)
+        os.write(ready_w, b"x")
+        os.read(go_r, 1)
+        return out
+
+    ready_r, ready_w = os.pipe()
+    go_r, go_w = os.pipe()
+    import threading
+    result = []
+    t = threading.Thread(target=lambda: result.append(as_user(DAEMON, daemon)))
+    t.start()
+    os.read(ready_r, 1)
+    first.stop()
+    second = Broker(dir)
+    later = as_user(DAEMON, lambda: take(second, SLOTS - 2)[0])
+    os.write(go_w, b"x")
+    t.join()
+    second.stop()
+    assert not set(result[0]) & set(later)
+    assert len(set(later)) == SLOTS - 2
+
+
+ODD = {
+    "no fd": lambda pidfd: (request(), []),
+    "two fds": lambda pidfd: (request(), [pidfd, pidfd]),
+    "nine fds": lambda pidfd: (request(), [pidfd] * 9),
+    "short": lambda pidfd: (request()[:7], [pidfd]),
+    "long": lambda pidfd: (request() + b"\0", [pidfd]),
+    "very long": lambda pidfd: (request() * 500, [pidfd]),
+    "version 2": lambda pidfd: (request(version=2), [pidfd]),
+    "kind 0": lambda pidfd: (request(kind=0), [pidfd]),
+    "kind 2": lambda pidfd: (request(kind=2), [pidfd]),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_odd_message_costs_the_connection(broker, what):
+    def daemon():
+        s, c = connect(broker), Child()
+        send(s, *ODD[what](c.pidfd))
+        gone = receive(s) is None
+        maps = c.map("uid_map")
+        again = lease(connect(broker), c)[0]
+        return gone, maps, again, c.end()
+
+    assert as_user(DAEMON, daemon) == (True, [], OK, 0)
+    assert len(os.listdir(f"/proc/{broker.pid}/fd")) <= 12  # odd fds were closed
+
+
+def refusal(broker, make):
+    """(status, reason, signal that ended the process) of a request for what make() gives."""
+    def daemon():
+        s, c = connect(broker), make()
+        status, base, count, reason, fds = lease(s, c)
+        assert (base, count, fds) == (0, 0, []) and status == REFUSED, (status, base, reason)
+        before = c.map("uid_map") if getattr(c, "hold", None) is not None else None
+        sig = c.end()
+        honest = Child()
+        ok = lease(s, honest)[0]  # the connection goes on
+        honest.end()
+        return reason, sig, ok, before
+    return as_user(DAEMON, daemon)
+
+
+def test_process_in_the_machines_namespace(broker):
+    reason, sig, ok, _ = refusal(broker, lambda: Child(levels=0))
+    assert "user namespace" in reason and (sig, ok) == (0, OK)
+
+
+def test_namespace_with_maps(broker):
+    reason, sig, ok, before = refusal(broker, lambda: Child(map_self=True))
+    assert "map already" in reason and (sig, ok) == (0, OK)
+    assert before == [(DAEMON, DAEMON, 1)]
+
+
+def test_nested_namespace(broker):
+    reason, sig, ok, before = refusal(broker, lambda: Child(levels=2))
+    assert "within another" in reason and (sig, ok) == (0, OK)
+
+
+def test_dead_process(broker):
+    def dead():
+        c = Child(wait=False)
+        os.waitid(os.P_PIDFD, c.pidfd, os.WEXITED)  # reaped: the number is free
+        c.end, c.map = (lambda: 0), (lambda name: [])
+        return c
+    reason, _, ok, _ = refusal(broker, dead)
+    assert "no pidfd of a live process" in reason and ok == OK
+
+
+def test_zombie(broker):
+    def zombie():
+        c = Child(wait=False)
+        os.waitid(os.P_PIDFD, c.pidfd, os.WEXITED | os.WNOWAIT)
+        return c
+    reason, _, ok, _ = refusal(broker, zombie)
+    assert ok == OK
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/proc/self", "/proc/self/status", "/", "fifo"])
+def test_fd_that_is_no_pidfd(broker, path):
+    class NoChild:
+        def __init__(self):
+            self.pidfd = os.pipe()[0] if path == "fifo" else os.open(path, os.O_RDONLY)
+            self.end = lambda: 0
+    reason, _, ok, _ = refusal(broker, NoChild)
+    assert "no pidfd" in reason and ok == OK
+
+
+def test_foreign_namespace(broker):
+    """A pidfd of another user's process that waits in a fresh namespace of its own."""
+    r, w = os.pipe()
+    hold_r, hold_w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setresgid(OTHER, OTHER, OTHER)
+        os.setresuid(OTHER, OTHER, OTHER)
+        libc.prctl(4, 1, 0, 0, 0)
+        libc.unshare(CLONE_NEWUSER)
+        os.write(w, b"x")
+        os.read(hold_r, 1)
+        os._exit(0)
+    os.read(r, 1)
+
+    class Foreign:
+        def __init__(self):
+            self.pidfd = os.pidfd_open(pid)
+            self.end = lambda: 0
+    reason, _, ok, _ = refusal(broker, Foreign)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert "cannot be signalled" in reason and ok == OK
+
+
+def test_other_user_is_hung_up_on(broker):
+    assert as_user(OTHER, lambda: connect(broker).recv(1)) == b""
+    assert connect(broker).recv(1) == b""  # nor root
+    assert broker.text().count("not the daemon's") == 1
+
+
+def test_others_do_not_stand_in_the_way(broker):
+    def others():
+        for _ in range(300):
+            connect(broker)
+        return 0
+
+    def daemon():
+        s, c = connect(broker), Child()
+        return lease(s, c)[0], c.end()
+    as_user(OTHER, others)
+    assert as_user(DAEMON, daemon) == (OK, 0)
+
+
+def test_second_connection(broker):
+    def daemon():
+        a, b = connect(broker), connect(broker)
+        second = b.recv(1)
+        c = Child()
+        first = lease(a, c)[0]
+        c.end()  # it has a copy of the connection
+        a.close()
+        b = connect(broker)
+        d = Child()
+        third = lease(b, d)[0]
+        d.end()
+        return second, first, third
+    assert as_user(DAEMON, daemon) == (b"", OK, OK)
+
+
+def test_daemon_cannot_touch_the_broker(broker):
+    pid = broker.pid
+
+    def errno_of(f):
+        try:
+            f()
+        except OSError as e:
+            return e.errno
+        return 0
+
+    def call(name, *args):
+        def f():
+            if libc[name](*args) < 0:
+                raise OSError(ctypes.get_errno(), name)
+        return f
+
+    def daemon():
+        import resource
+        return {
+            "kill": errno_of(lambda: os.kill(pid, 0)),
+            "kill -9": errno_of(lambda: os.kill(pid, 9)),
+            "ptrace": errno_of(call("ptrace", 16, pid, 0, 0)),
+            "prlimit": errno_of(lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, (0, 0))),
+            "setpriority": errno_of(lambda: os.setpriority(os.PRIO_PROCESS, pid, 19)),
+            "mem": errno_of(lambda: os.open(f"/proc/{pid}/mem", os.O_RDONLY)),
+            "fd": errno_of(lambda: os.listdir(f"/proc/{pid}/fd")),
+            "environ": errno_of(lambda: open(f"/proc/{pid}/environ").read()),
+            "locks": errno_of(lambda: os.listdir(f"{broker.dir}/locks")),
+            "slot": errno_of(lambda: os.open(f"{broker.dir}/locks/slot-0", os.O_RDONLY)),
+        }
+    got = as_user(DAEMON, daemon)
+    assert all(e in (1, 13) for e in got.values()), got
+
+
+def test_state_of_the_broker(broker):
+    with open(f"/proc/{broker.pid}/status") as f:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+    assert int(status["CapInh"], 16) == 0
+    assert int(status["CapPrm"], 16) == 0xC0
+    assert int(status["CapEff"], 16) == 0xC0
+    assert int(status["CapBnd"], 16) == 0xC0
+    assert int(status["CapAmb"], 16) == 0
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert status["Uid"].split() == [str(OWN), str(DAEMON), str(OWN), str(DAEMON)]
+    assert status["Gid"].split() == [str(OWN)] * 4
+    assert status["Groups"].strip() == ""
+
+
+def test_links_libc_alone():
+    out = subprocess.run(["ldd", BROKER], capture_output=True, text=True, check=True).stdout
+    libs = sorted(line.split()[0] for line in out.splitlines())
+    assert [n for n in libs if "vdso" not in n and "ld-linux" not in n] == ["libc.so.6"]
+
+
+BLOCK = START + 5 * WIDTH + 7
+REFUSED_STARTS = {
+    "user": (dict(passwd=PASSWD + f"eve:x:{BLOCK}:100::/:/bin/sh\n"), [], "the user 'eve'"),
+    "primary group": (dict(passwd=PASSWD + f"eve:x:1000:{BLOCK}::/:/bin/sh\n"), [], "the user 'eve'"),
+    "group": (dict(group=GROUP + f"crew:x:{BLOCK}:\n"), [], "the group 'crew'"),
+    "subuid": (dict(subuid=f"eve:{START - 10}:11\n"), [], "/etc/subuid for 'eve'"),
+    "huge subuid": (dict(subuid="eve:100000:18446744073709551615\n"), [], "/etc/subuid for 'eve'"),
+    "root": (dict(uid=0), [], "must not run as root"),
+    "daemon's own user": (dict(uid=DAEMON), [], "apart from the daemon's"),
+    "no capabilities": (dict(caps="-all"), [], "CAP_SETUID"),
+    "one capability": (dict(caps="-all,+setuid"), [], "without the capabilities"),
+    "low block": ({}, ["--start-id", "1000"], "no usable block"),
+    "block with uid 0": ({}, ["--start-id", "0"], "no usable block"),
+    "block over the end": ({}, ["--start-id", "4294900000"], "no usable block"),
+    "small block": ({}, ["--id-count", "100"], "no usable block"),
+    "number": ({}, ["--start-id", "12x"], "not a number"),
+    "negative": ({}, ["--start-id", "-1"], "not a number"),
+    "unknown user": ({}, ["--daemon-user", "nobody-there"], "no user 'nobody-there'"),
+    "daemon is root": ({}, ["--daemon-user", "root"], "must not be root"),
+    "locks of another": ({}, ["--locks", "/tmp"], "the directory for locks"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED_STARTS)
+def test_refuses_to_start(dir, what):
+    how, more, sentence = REFUSED_STARTS[what]
+    p = subprocess.run(command(dir, options(dir, *more), **how), capture_output=True, text=True,
+                       timeout=10)
+    assert p.returncode == 1 and sentence in p.stderr, p.stderr
+
+
+def test_forged_slot_file(dir):
+    os.symlink("/etc/passwd", f"{dir}/locks/slot-7")
+    p = subprocess.run(command(dir, options(dir)), capture_output=True, text=True, timeout=10)
+    assert p.returncode == 1 and "slot-7" in p.stderr
+
+
+@pytest.mark.skipif(not shutil.which("systemd-socket-activate"),
+                    reason="needs systemd-socket-activate, to hand a socket over")
+def test_socket_activation(dir):
+    path = f"{dir}/run/socket"
+    p = subprocess.Popen(["systemd-socket-activate", "--seqpacket", "-l", path, *command(
+        dir, ["--daemon-user", str(DAEMON), "--locks", f"{dir}/locks"])], stderr=subprocess.PIPE)
+    for _ in range(100):
+        if os.path.exists(path):
+            break
+        time.sleep(0.02)
+    os.chmod(path, 0o666)
+
+    class Activated:
+        pass
+    Activated.dir = dir
+
+    def daemon():
+        s, c = connect(Activated), Child()
+        return lease(s, c)[:3], c.end()
+    try:
+        assert as_user(DAEMON, daemon) == ((OK, START, 1), 0)
+        assert sorted(os.listdir(f"/proc/{p.pid}/fd"), key=int)[:4] == ["0", "1", "2", "3"]
+    finally:
+        p.kill()
+        p.wait()

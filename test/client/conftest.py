@@ -1,0 +1,235 @@
+"""A daemon per test, in a scratch directory, with real clients of real users.
+
+Each id mode gets the same tests: `broker` (two system users and the id broker; needs root),
+`subid` (newuidmap and a grant; needs root to write the grant), `single` (one ordinary user).
+"""
+import os
+import pathlib
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+REPO = pathlib.Path(__file__).resolve().parents[2]
+START_ID = 872415232
+# System users that the tests own: made when missing, left in place (they hold nothing).
+DAEMON, BROKER, ALICE, BOB = "airplant-test", "airplant-test-ids", "airplant-alice", "airplant-bob"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--build-dir", default=str(REPO / "build/release"))
+
+
+def ensure_user(name):
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        subprocess.run(["useradd", "--system", "--user-group", "--no-create-home",
+                        "--shell", "/usr/sbin/nologin", name], check=True)
+        return pwd.getpwnam(name)
+
+
+@pytest.fixture(scope="session")
+def users():
+    if os.getuid() != 0:
+        pytest.skip("needs root: several users and the id broker take part")
+    return {n: ensure_user(n) for n in (DAEMON, BROKER, ALICE, BOB)}
+
+
+class Daemon:
+    """One scratch store with its daemon (and broker)."""
+
+    def __init__(self, base, bin_dir, users, mode, conf=""):
+        self.base, self.bin, self.users, self.mode = pathlib.Path(base), bin_dir, users, mode
+        self.procs = []
+        self.store, self.state = self.base / "store", self.base / "var/nix"
+        self.log, self.etc = self.base / "var/log/nix", self.base / "etc"
+        self.socket = self.base / "socket"
+        self.daemon_log = self.base / "daemon.log"
+        for d in (self.store, self.state, self.log, self.etc):
+            d.mkdir(parents=True)
+            os.chown(d, users[DAEMON].pw_uid, users[DAEMON].pw_gid)
+        for d in (self.base, self.base / "var", self.base / "var/log"):
+            os.chown(d, users[DAEMON].pw_uid, users[DAEMON].pw_gid)
+            d.chmod(0o755)
+        self.homes = {}
+        for n in (ALICE, BOB, "root"):
+            home = self.base / ("home-" + n)
+            home.mkdir()
+            home.chmod(0o700)
+            os.chown(home, pwd.getpwnam(n).pw_uid, pwd.getpwnam(n).pw_gid)
+            self.homes[n] = home
+        self.write_conf(conf)
+
+    def write_conf(self, extra=""):
+        (self.etc / "nix.conf").write_text(
+            "sandbox = true\nsandbox-paths = /bin/sh=/bin/busybox\nsubstituters =\n"
+            "experimental-features = nix-command flakes\nmax-jobs = 2\n"
+            f"ids = {self.mode}\nids-socket = {self.base}/ids.socket\n" + extra)
+
+    def env(self, user="root"):
+        return {"NIX_STORE_DIR": str(self.store), "NIX_STATE_DIR": str(self.state),
+                "NIX_LOG_DIR": str(self.log), "NIX_CONF_DIR": str(self.etc),
+                "NIX_DAEMON_SOCKET_PATH": str(self.socket), "NIX_REMOTE": "daemon",
+                "HOME": str(self.homes.get(user, "/nonexistent")), "USER": user,
+                "TMPDIR": "/tmp", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "NIX_PATH": ""}
+
+    def spawn(self, name, argv, **kw):
+        p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=kw.pop("stdout"),
+                             stderr=subprocess.STDOUT, **kw)
+        p.name = name
+        self.procs.append(p)
+        return p
+
+    def start(self):
+        d, i = self.users[DAEMON], self.users[BROKER]
+        out = open(self.daemon_log, "ab")
+        if self.mode == "broker":
+            locks = self.base / "ids"
+            locks.mkdir(exist_ok=True)
+            os.chown(locks, i.pw_uid, i.pw_gid)
+            rundir = self.base
+            caps = "-all,+setuid,+setgid"
+            os.chown(rundir, i.pw_uid, i.pw_gid)
+            self.broker = self.spawn("airplant-ids", [
+                "setpriv", "--reuid", str(i.pw_uid), "--regid", str(i.pw_gid), "--clear-groups",
+                "--inh-caps", caps, "--ambient-caps", caps, "--bounding-set", caps,
+                str(self.bin / "airplant-ids"), "--socket", f"{self.base}/ids.socket",
+                "--daemon-user", DAEMON, "--locks", str(locks)], stdout=out, env={})
+            wait_for(lambda: (self.base / "ids.socket").exists(), self.daemon_log, self.broker)
+            os.chown(rundir, d.pw_uid, d.pw_gid)
+        env = self.env(DAEMON)
+        env["NIX_REMOTE"] = ""
+        self.core = self.spawn("airplantd", [
+            "setpriv", "--reuid", str(d.pw_uid), "--regid", str(d.pw_gid), "--clear-groups",
+            "--inh-caps=-all", str(self.bin / "airplantd")], stdout=out, env=env)
+        wait_for(self.answers, self.daemon_log, self.core)
+        return self
+
+    def answers(self):
+        with socket.socket(socket.AF_UNIX) as s:
+            try:
+                s.connect(str(self.socket))
+                return True
+            except OSError:
+                return False
+
+    def stop(self):
+        for p in reversed(self.procs):
+            if p.poll() is None:
+                p.terminate()
+        for p in reversed(self.procs):
+            try:
+                p.wait(10)
+            except subprocess.TimeoutExpired:
+                p.kill()
+                p.wait()
+        self.procs = []
+
+    def run(self, *argv, user=ALICE, check=True, input=None, env=None, cwd=None, timeout=120):
+        """Runs a client as `user`. Gives the CompletedProcess (text)."""
+        full = self.env(user) | (env or {})
+        pw = pwd.getpwnam(user)
+        r = subprocess.run(["setpriv", "--reuid", str(pw.pw_uid), "--regid", str(pw.pw_gid), "--clear-groups",
+                            *map(str, argv)], env=full, input=input, text=True, capture_output=True,
+                           cwd=cwd or str(self.homes.get(user, "/")), timeout=timeout)
+        if check and r.returncode != 0:
+            raise AssertionError(f"{argv} failed ({r.returncode}):\n{r.stdout}\n{r.stderr}\n"
+                                 f"daemon:\n{self.tail()}")
+        return r
+
+    def popen(self, *argv, user=ALICE):
+        pw = pwd.getpwnam(user)
+        return subprocess.Popen(["setpriv", "--reuid", str(pw.pw_uid), "--regid", str(pw.pw_gid), "--clear-groups",
+                                 *map(str, argv)], env=self.env(user), text=True, stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=str(self.homes[user]))
+
+
+    def nix_build(self, expr, user=ALICE, check=True, args=(), **kw):
+        """nix-build of an expression in which `sh NAME SCRIPT` makes a derivation."""
+        return self.run("nix-build", "--no-out-link", *args, "-E", PRELUDE + expr, user=user, check=check, **kw)
+
+    def tail(self):
+        return self.daemon_log.read_text(errors="replace")[-4000:]
+
+    def children(self):
+        """Every process of this daemon: {pid: executable name}."""
+        roots, found = {p.pid for p in self.procs}, {}
+        parents = {}
+        for d in os.listdir("/proc"):
+            if d.isdigit():
+                try:
+                    stat = open(f"/proc/{d}/stat").read()
+                except OSError:
+                    continue
+                comm, rest = stat[stat.index("(") + 1:stat.rindex(")")], stat[stat.rindex(")") + 2:].split()
+                parents[int(d)] = (int(rest[1]), comm, rest[0])
+        for pid in parents:
+            p = pid
+            while p in parents and p not in roots:
+                p = parents[p][0]
+            if p in roots and parents[pid][2] != "Z":
+                found[pid] = parents[pid][1]
+        return found
+
+
+PRELUDE = """
+let sh = name: script: derivation {
+      inherit name; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; };
+    shWith = attrs: script: derivation ({
+      system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" script ]; } // attrs);
+in
+"""
+
+
+def wait_for(predicate, log, proc=None, seconds=20):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if predicate():
+            return
+        if proc is not None and proc.poll() is not None:
+            break
+        time.sleep(0.02)
+    raise AssertionError("did not come up:\n" + pathlib.Path(log).read_text(errors="replace")[-4000:])
+
+
+MODES = ["broker", "single"]
+
+
+@pytest.fixture(scope="session")
+def binaries(request, tmp_path_factory):
+    """The executables side by side, as an installation has them, where every user can reach them
+    (the checkout may lie in somebody's private directory)."""
+    build = pathlib.Path(request.config.getoption("--build-dir"))
+    bin_dir = pathlib.Path(tempfile.mkdtemp(prefix="airplant-bin-", dir="/tmp"))
+    bin_dir.chmod(0o755)
+    for name in ("core/airplantd", "session/airplant-session", "build/airplant-build", "ids/airplant-ids"):
+        shutil.copy2(build / "src" / name, bin_dir)
+    yield bin_dir
+    shutil.rmtree(bin_dir)
+
+
+@pytest.fixture
+def make_daemon(binaries, users):
+    made = []
+
+    def make(mode="broker", conf="", start=True):
+        base = tempfile.mkdtemp(prefix="airplant-", dir="/tmp")
+        d = Daemon(base, binaries, users, mode, conf)
+        made.append(d)
+        return d.start() if start else d
+
+    yield make
+    for d in made:
+        d.stop()
+        subprocess.run(["chmod", "-R", "u+rwx", str(d.base)], stderr=subprocess.DEVNULL)
+        shutil.rmtree(d.base, ignore_errors=True)
+
+
+@pytest.fixture(params=MODES)
+def daemon(request, make_daemon):
+    return make_daemon(request.param)

@@ -1,0 +1,156 @@
+/* A session's side: read-only, beside a writer, on a read-only mount, making no file. */
+#include "scratch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void test_sees_commits(void **state)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 20);
+	struct registration x = reg_of(path_of('a', "x"), &a, NULL),
+			    y = reg_of(path_of('b', "y"), &a, NULL);
+	_cleanup_(db_closep) struct db *writer = open_db(state, DB_WRITE),
+				       *reader = open_db(state, DB_READ);
+
+	assert_int_equal(db_path_valid(reader, &x.info.path), DB_ABSENT);
+	assert_int_equal(db_begin(writer), 0);
+	register_ok(writer, &x, 1);
+	assert_int_equal(db_path_valid(reader, &x.info.path), DB_ABSENT);
+	assert_int_equal(db_commit(writer), 0);
+	assert_int_equal(db_path_valid(reader, &x.info.path), 0);
+	/* within a snapshot nothing moves */
+	assert_int_equal(db_read_begin(reader), 0);
+	assert_int_equal(db_path_valid(reader, &y.info.path), DB_ABSENT);
+	register_ok(writer, &y, 1);
+	assert_int_equal(db_path_valid(reader, &y.info.path), DB_ABSENT);
+	db_read_end(reader);
+	assert_int_equal(db_path_valid(reader, &y.info.path), 0);
+}
+
+static void test_cannot_write(void **state)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 20);
+	struct registration x = reg_of(path_of('a', "x"), &a, NULL);
+	_cleanup_(db_closep) struct db *writer = open_db(state, DB_WRITE),
+				       *reader = open_db(state, DB_READ);
+	_cleanup_err_ struct err e = { 0 };
+	struct strv sigs = { 0 };
+
+	register_ok(writer, &x, 1);
+	strv_add_arena(&sigs, &a, (char *)"k:s");
+	assert_int_equal(db_begin(reader), -EROFS);
+	assert_int_equal(db_register_many(reader, &x, 1, &e), -EROFS);
+	assert_int_equal(db_add_sigs(reader, &x.info.path, &sigs), -EROFS);
+	assert_int_equal(db_invalidate(reader, &x.info.path), -EROFS);
+}
+
+static void test_makes_no_file(void **state)
+{
+	_cleanup_err_ struct err e = { 0 };
+	_cleanup_(db_closep) struct db *db = NULL;
+
+	db_close(open_db(state, DB_WRITE));
+	/* the writer leaves them for readers; a reader alone must not make them */
+	assert_int_equal(access(in_scratch(state, "db/db.sqlite-wal"), F_OK), 0);
+	assert_int_equal(access(in_scratch(state, "db/db.sqlite-shm"), F_OK), 0);
+	db_close(open_db(state, DB_READ));
+	assert_int_equal(unlink(in_scratch(state, "db/db.sqlite-wal")), 0);
+	assert_int_equal(unlink(in_scratch(state, "db/db.sqlite-shm")), 0);
+	assert_true(db_open(in_scratch(state, "db"), DB_READ, STORE, true, &db, &e) < 0);
+	assert_true(access(in_scratch(state, "db/db.sqlite-wal"), F_OK) < 0);
+	assert_true(access(in_scratch(state, "db/db.sqlite-shm"), F_OK) < 0);
+}
+
+/* The shared index decides what other readers see: a session must not hold it writable. */
+static void test_index_is_readonly(void **state)
+{
+	_cleanup_(db_closep) struct db *reader = NULL;
+	unsigned int seen = 0;
+
+	db_close(open_db(state, DB_WRITE));
+	reader = open_db(state, DB_READ);
+	for (int fd = 0; fd < 64; fd++) {
+		char link[64], target[4096] = "";
+
+		snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+		if (readlink(link, target, sizeof(target) - 1) < 0 || !strstr(target, "/db.sqlite"))
+			continue;
+		if (!strstr(target, "-shm") && strstr(target, "-wal"))
+			continue; /* SQLite asks for write access and takes what it gets */
+		assert_int_equal(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+		seen++;
+	}
+	assert_int_equal(seen, 2);
+}
+
+/* In the child: the directory as a session sees it. Exit 77: not possible here. */
+static int read_on_readonly_mount(const char *dir, const struct store_path *p, int ready, int go)
+{
+	_cleanup_err_ struct err e = { 0 };
+	_cleanup_(db_closep) struct db *db = NULL;
+	char byte = 'r';
+
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount(dir, dir, NULL, MS_BIND, NULL) ||
+	    mount(NULL, dir, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL))
+		return 77;
+	if (open(dir, O_TMPFILE | O_WRONLY, 0600) >= 0)
+		return 78;
+	if (db_open(dir, DB_READ, STORE, true, &db, &e))
+		return 79;
+	if (db_path_valid(db, p) != DB_ABSENT)
+		return 80;
+	if (write(ready, &byte, 1) != 1 || read(go, &byte, 1) != 1)
+		return 81;
+	return db_path_valid(db, p) ? 82 : 0;
+}
+
+static void test_readonly_mount(void **state)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 20);
+	struct registration x = reg_of(path_of('a', "x"), &a, NULL);
+	_cleanup_(db_closep) struct db *writer = open_db(state, DB_WRITE);
+	int ready[2], go[2], status;
+	char byte = 'g';
+	pid_t pid;
+
+	assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(go, O_CLOEXEC), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid)
+		_exit(read_on_readonly_mount(in_scratch(state, "db"), &x.info.path, ready[1],
+					     go[0]));
+	close(ready[1]);
+	if (read(ready[0], &byte, 1) == 1) {
+		register_ok(writer, &x, 1);
+		assert_int_equal(write(go[1], &byte, 1), 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	close(ready[0]);
+	close(go[0]);
+	close(go[1]);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+		print_message("skipped: no permission to make a read-only bind mount\n");
+		skip();
+	}
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, scratch_setup, scratch_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(test_sees_commits),	   T(test_cannot_write),   T(test_makes_no_file),
+		T(test_index_is_readonly), T(test_readonly_mount),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
