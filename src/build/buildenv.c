@@ -66,8 +66,13 @@ static bool ends(const char *s, const char *suffix)
 /* Files that every package has, or that mean nothing in a profile. */
 static bool left_out(const char *src)
 {
-	static const char *const names[] = { "/propagated-build-inputs", "/nix-support", "/perllocal.pod",
-					     "/info/dir", "/log", "/manifest.nix", "/manifest.json" };
+	static const char *const names[] = { "/propagated-build-inputs",
+					     "/nix-support",
+					     "/perllocal.pod",
+					     "/info/dir",
+					     "/log",
+					     "/manifest.nix",
+					     "/manifest.json" };
 
 	for (size_t i = 0; i < ELEMENTS(names); i++)
 		if (ends(src, names[i]))
@@ -75,7 +80,8 @@ static bool left_out(const char *src)
 	return false;
 }
 
-static int link_to(struct env *v, const char *src, const char *dst, intptr_t priority, struct err *e)
+static int link_to(struct env *v, const char *src, const char *dst, intptr_t priority,
+		   struct err *e)
 {
 	if (symlink(src, dst) < 0)
 		return err_errno(e, -errno, "creating symlink from " Q_PATH " -> " Q_ARG, dst, src);
@@ -101,7 +107,8 @@ static int open_up(struct env *v, char *src, char *dst, intptr_t priority, struc
 	if (!target || lstat(target, &st) < 0)
 		return err_errno(e, -errno, "getting status of " Q_ARG, dst);
 	if (!S_ISDIR(st.st_mode))
-		return err_set(e, 1, "collision between " Q_PATH " and non-directory " Q_PATH, src, target);
+		return err_set(e, 1, "collision between " Q_PATH " and non-directory " Q_PATH, src,
+			       target);
 	if (unlink(dst) < 0 || mkdir(dst, 0755) < 0)
 		return err_errno(e, -errno, "creating directory " Q_ARG, dst);
 	/* The stack gives back the last first: what was there goes before what comes. */
@@ -118,7 +125,8 @@ static int replace(struct env *v, const char *src, const char *dst, intptr_t pri
 	ssize_t n;
 
 	if (S_ISDIR(there->st_mode))
-		return err_set(e, -EEXIST, "collision between non-directory " Q_ARG " and directory " Q_ARG,
+		return err_set(e, -EEXIST,
+			       "collision between non-directory " Q_ARG " and directory " Q_ARG,
 			       src, dst);
 	if (!S_ISLNK(there->st_mode))
 		return 1;
@@ -126,8 +134,9 @@ static int replace(struct env *v, const char *src, const char *dst, intptr_t pri
 		n = readlink(dst, old, sizeof(old) - 1);
 		old[n < 0 ? 0 : n] = 0;
 		return err_set(e, -EEXIST,
-			       "Unable to build profile. There is a conflict for the following files:\n\n  "
-			       Q_PATH "\n  " Q_PATH, old, src);
+			       "Unable to build profile. There is a conflict for the following "
+			       "files:\n\n  " Q_PATH "\n  " Q_PATH,
+			       old, src);
 	}
 	if (before < priority)
 		return 0;
@@ -179,7 +188,9 @@ static int merge_dir(struct env *v, const struct merge *m, struct err *e)
 	if (!dir && errno == ENOTDIR) {
 		_cleanup_free_ char *text = NULL;
 
-		if (asprintf(&text, "not including " Q_PATH " in the user environment because it's not a directory",
+		if (asprintf(&text,
+			     "not including " Q_PATH
+			     " in the user environment because it's not a directory",
 			     m->src) >= 0)
 			builtin_warn(text);
 		return 0;
@@ -337,7 +348,8 @@ int builtin_buildenv(const struct build *b, struct err *e)
 		return r;
 	for (size_t i = 0; i < b->s.outputs.n; i++)
 		if (!strcmp(b->s.outputs.v[i].name, "out"))
-			out = arena_printf(&v.arena, "%s/%s", b->s.store_dir, b->s.outputs.v[i].path);
+			out = arena_printf(&v.arena, "%s/%s", b->s.store_dir,
+					   b->s.outputs.v[i].path);
 	link = out ? arena_printf(&v.arena, "%s/manifest.nix", out) : NULL;
 	if (!link)
 		return err_set(e, 1, "builtin:buildenv needs an output " Q_ARG, "out");
@@ -353,6 +365,7 @@ int builtin_buildenv(const struct build *b, struct err *e)
 	if (r == 0)
 		r = add_postponed(&v, out, e);
 	if (r == 0 && symlink(manifest, link) < 0)
-		r = err_errno(e, -errno, "creating symlink from " Q_PATH " -> " Q_ARG, link, manifest);
+		r = err_errno(e, -errno, "creating symlink from " Q_PATH " -> " Q_ARG, link,
+			      manifest);
 	return r; /* memory goes with the process */
 }

@@ -22,8 +22,9 @@ const char *builtin_env(const struct build *b, const char *name)
 void builtin_warn(const char *text)
 {
 	_cleanup_buf_ struct buf b = BUF_INIT(64 * 1024);
-	int r = buf_append_str(&b, "@nix {\"action\":\"msg\",\"level\":1,\"msg\":\"\\u001b[35;1mwarning:"
-				   "\\u001b[0m ");
+	int r = buf_append_str(
+		&b, "@nix {\"action\":\"msg\",\"level\":1,\"msg\":\"\\u001b[35;1mwarning:"
+		    "\\u001b[0m ");
 
 	for (const char *p = text; r == 0 && *p; p++) {
 		if (*p == '"' || *p == '\\')
@@ -42,9 +43,10 @@ void builtin_warn(const char *text)
 static int unsupported(struct err *e, const char *name)
 {
 	if (!strcmp(name, "fetchurl"))
-		return err_set(e, 1,
-			       "builtin:fetchurl is not available in this version of Airplant; use a "
-			       "fixed-output derivation with a fetcher of its own");
+		return err_set(
+			e, 1,
+			"builtin:fetchurl is not available in this version of Airplant; use a "
+			"fixed-output derivation with a fetcher of its own");
 	return err_set(e, 1, "unsupported builtin builder " Q_ARG, name);
 }
 

@@ -111,8 +111,8 @@ static int drop_capabilities(struct err *e)
 		}
 	(void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	if (prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
-					     SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
-					     SECBIT_NO_CAP_AMBIENT_RAISE |
+					     SECBIT_NO_SETUID_FIXUP_LOCKED |
+					     SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
 					     SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED) < 0)
 		return err_errno(e, -errno, "locking the securebits");
 	if (syscall(SYS_capset, &h, none) < 0)
@@ -228,9 +228,11 @@ static int check_self(const struct build *b, const struct identity *id, struct e
 	    getresgid(&rg, &g, &sg) < 0 || rg != id->gid || g != id->gid || sg != id->gid)
 		return err_set(e, -EPERM, "the builder does not have its own identity");
 	if (!map_is("/proc/self/uid_map", id->uid) || !map_is("/proc/self/gid_map", id->gid))
-		return err_set(e, -EPERM, "the builder's user namespace does not map what it should");
+		return err_set(e, -EPERM,
+			       "the builder's user namespace does not map what it should");
 	if (syscall(SYS_capget, &h, d) < 0 || d[0].effective | d[1].effective | d[0].permitted |
-						      d[1].permitted | d[0].inheritable | d[1].inheritable)
+						      d[1].permitted | d[0].inheritable |
+						      d[1].inheritable)
 		return err_set(e, -EPERM, "the builder still holds capabilities");
 	if (prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) != 0 ||
 	    prctl(PR_CAPBSET_READ, CAP_CHOWN, 0, 0, 0) != 0)
@@ -323,7 +325,8 @@ static _noreturn_ void child_main(struct build *b)
 	if (prepare(b, &e) < 0) {
 		const char *text = err_msg(&e);
 
-		(void)write_full(b->status_fd, text, strlen(text)); /* or it is gone, and we are too */
+		(void)write_full(b->status_fd, text,
+				 strlen(text)); /* or it is gone, and we are too */
 		_exit(1);
 	}
 	/* Fails with EPIPE when the supervisor died before the death signal was set. */
@@ -369,7 +372,8 @@ void child_end(struct build *b)
 {
 	if (b->pidfd < 0)
 		return;
-	(void)syscall(SYS_pidfd_send_signal, b->pidfd, SIGKILL, NULL, 0); /* or it is dead already */
+	(void)syscall(SYS_pidfd_send_signal, b->pidfd, SIGKILL, NULL,
+		      0); /* or it is dead already */
 	while (wait4(b->pid, NULL, __WALL, NULL) < 0 && errno == EINTR)
 		;
 	close_fdp(&b->pidfd);

@@ -52,15 +52,17 @@ static int cover_store(struct build *b, struct err *e)
 		return 0;
 	r = -errno;
 	if (r == -ELOOP)
-		return err_set(e, r,
-			       "a build without a sandbox needs its scratch '%s' outside of the store "
-			       "directory '%s'; put the state directory on the store's file system, or "
-			       "set 'sandbox = true'",
-			       b->s.scratch, b->s.real_store);
-	return err_errno(e, r,
-			 "a build without a sandbox needs an overlay over '%s', which this kernel or "
-			 "file system refuses; set 'sandbox = true'",
-			 b->s.store_dir);
+		return err_set(
+			e, r,
+			"a build without a sandbox needs its scratch '%s' outside of the store "
+			"directory '%s'; put the state directory on the store's file system, or "
+			"set 'sandbox = true'",
+			b->s.scratch, b->s.real_store);
+	return err_errno(
+		e, r,
+		"a build without a sandbox needs an overlay over '%s', which this kernel or "
+		"file system refuses; set 'sandbox = true'",
+		b->s.store_dir);
 }
 
 /* The topmost directory on the way to the scratch that the builder's id may not pass. */
@@ -116,10 +118,11 @@ static int cover_scratch(struct build *b, struct err *e)
 		return err_errno(e, r, "looking at '%s'", b->s.scratch);
 	n = strlen(cover);
 	if (!strncmp(b->s.store_dir, cover, n) && (b->s.store_dir[n] == '/' || !b->s.store_dir[n]))
-		return err_set(e, -EACCES,
-			       "a build without a sandbox cannot pass the directory '%s' on its way to "
-			       "the store; give it mode 0711, or set 'sandbox = true'",
-			       cover);
+		return err_set(
+			e, -EACCES,
+			"a build without a sandbox cannot pass the directory '%s' on its way to "
+			"the store; give it mode 0711, or set 'sandbox = true'",
+			cover);
 	if (mount("airplant", cover, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m") < 0)
 		return err_errno(e, -errno, "covering '%s'", cover);
 	r = make_chain(cover, b->s.build_dir);

@@ -25,8 +25,8 @@ struct logfile {
 };
 
 /* An empty stream of level 9, so that a silent build costs no compressor. */
-static const uint8_t empty_bzip2[] = { 'B',  'Z',  'h',  '9', 0x17, 0x72, 0x45,
-				       0x38, 0x50, 0x90, 0,   0,    0,    0 };
+static const uint8_t empty_bzip2[] = { 'B',  'Z',  'h',	 '9', 0x17, 0x72, 0x45,
+				       0x38, 0x50, 0x90, 0,   0,    0,	  0 };
 
 struct logfile *logfile_new(int fd, int zfd, uint64_t tail_lines)
 {

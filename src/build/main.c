@@ -24,8 +24,8 @@ static int receive_start(struct build *b)
 
 	if (r == CHAN_EOF)
 		return r;
-	if (r != 0 || m.type != BUILD_START || msg_decode(&m, &build_start_layout, &b->arena, &b->s) ||
-	    m.n_fds < 1 || m.n_fds > 2) {
+	if (r != 0 || m.type != BUILD_START ||
+	    msg_decode(&m, &build_start_layout, &b->arena, &b->s) || m.n_fds < 1 || m.n_fds > 2) {
 		log_error("the first message was not a build");
 		return -EPROTO;
 	}
@@ -49,7 +49,8 @@ static void keep(struct build *b)
 	int r = builtin ? 0 : keep_build_dir(b);
 
 	if (r < 0)
-		log_warn("the build directory in '%s' could not be kept: %s", b->s.scratch, strerror(-r));
+		log_warn("the build directory in '%s' could not be kept: %s", b->s.scratch,
+			 strerror(-r));
 	if (r < 0 || builtin)
 		(void)rm_tree_at(b->top, "build"); /* tried again, and reported, at the end */
 }
@@ -83,7 +84,8 @@ static int run(struct build *b, struct build_end *end, struct err *e)
 	return 0;
 }
 
-/* Names below the scratch, all of them made by us or by the build; the scratch itself is the core's. */
+/* Names below the scratch, all of them made by us or by the build; the scratch itself is the
+ * core's. */
 static int clean(struct build *b)
 {
 	static const char *const names[] = { "build", "store", "tmp", "root", "out", "work" };
@@ -113,8 +115,16 @@ static void say_bye(struct build *b)
 int main(void)
 {
 	struct build b = {
-		.arena = ARENA_INIT(ARENA_MAX), .chan = BUILD_FD, .log_fd = -1, .zlog_fd = -1,
-		.lease_fd = -1, .master = -1, .slave = -1, .status_fd = -1, .pidfd = -1, .top = -1,
+		.arena = ARENA_INIT(ARENA_MAX),
+		.chan = BUILD_FD,
+		.log_fd = -1,
+		.zlog_fd = -1,
+		.lease_fd = -1,
+		.master = -1,
+		.slave = -1,
+		.status_fd = -1,
+		.pidfd = -1,
+		.top = -1,
 	};
 	struct build_end end = { 0 };
 	struct err e = { 0 };

@@ -39,7 +39,8 @@ static int map_single(struct build *b, struct err *e)
 		r = write_proc("/proc/self/gid_map", text);
 	}
 	if (r < 0)
-		return err_errno(e, r, "mapping this process's own id into a user namespace failed");
+		return err_errno(e, r,
+				 "mapping this process's own id into a user namespace failed");
 	return 0;
 }
 
@@ -90,7 +91,8 @@ int ns_outer(struct build *b, struct err *e)
 	}
 	/* The maps are what was promised, or nothing happens. */
 	if (geteuid() != b->owner_uid || getegid() != b->owner_gid)
-		return err_set(e, -EPERM, "this build's user namespace does not map the ids it was promised");
+		return err_set(e, -EPERM,
+			       "this build's user namespace does not map the ids it was promised");
 	b->mapped = true;
 	if (mount(NULL, "/", NULL, MS_PRIVATE | MS_REC, NULL) < 0)
 		return err_errno(e, -errno, "unable to make '/' private");
@@ -102,14 +104,18 @@ static int private_devpts(void)
 {
 	_cleanup_close_ int fs = (int)syscall(SYS_fsopen, "devpts", FSOPEN_CLOEXEC);
 	static const char *const options[][2] = {
-		{ "uid", "0" }, { "gid", "0" }, { "mode", "0600" }, { "ptmxmode", "0666" },
+		{ "uid", "0" },
+		{ "gid", "0" },
+		{ "mode", "0600" },
+		{ "ptmxmode", "0666" },
 	};
 	long fd;
 
 	if (fs < 0)
 		return -errno;
 	for (size_t i = 0; i < ELEMENTS(options); i++)
-		if (syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, options[i][0], options[i][1], 0) < 0)
+		if (syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, options[i][0], options[i][1],
+			    0) < 0)
 			return -errno;
 	if (syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
 		return -errno;

@@ -31,13 +31,15 @@ static int out_of_memory(struct err *e)
 	return err_set(e, -ENOMEM, "out of memory");
 }
 
-static int check_present(struct work *w, const struct build_output *o, struct stat *st, struct err *e)
+static int check_present(struct work *w, const struct build_output *o, struct stat *st,
+			 struct err *e)
 {
 	const struct build_start *s = &w->b->s;
 
 	if (fstatat(w->store, o->path, st, AT_SYMLINK_NOFOLLOW) < 0) {
 		if (errno != ENOENT)
-			return err_errno(e, -errno, "getting status of '%s/%s'", s->store_dir, o->path);
+			return err_errno(e, -errno, "getting status of '%s/%s'", s->store_dir,
+					 o->path);
 		return err_set(e, REJECTED,
 			       "builder for '" C_MAGENTA "%s/%s" C_NORMAL
 			       "' failed to produce output path for output " Q_ARG " at " C_MAGENTA
@@ -46,15 +48,17 @@ static int check_present(struct work *w, const struct build_output *o, struct st
 	}
 	if ((!S_ISLNK(st->st_mode) && (st->st_mode & (S_IWGRP | S_IWOTH))) || st->st_uid != 0)
 		return err_set(e, REJECTED,
-			       "suspicious ownership or permission on " C_MAGENTA "\"%s/%s\"" C_NORMAL
-			       " for output " Q_ARG "; rejecting this build output",
+			       "suspicious ownership or permission on " C_MAGENTA
+			       "\"%s/%s\"" C_NORMAL " for output " Q_ARG
+			       "; rejecting this build output",
 			       s->store_dir, o->path, o->name);
 	if (s->fixed && !s->fixed_recursive && (!S_ISREG(st->st_mode) || (st->st_mode & S_IXUSR)))
-		return err_set(e, REJECTED,
-			       "output path " C_MAGENTA "\"%s/%s\"" C_NORMAL
-			       " should be a non-executable regular file since recursive hashing is not "
-			       "enabled (one of outputHashMode={flat,text} is true)",
-			       s->store_dir, o->path);
+		return err_set(
+			e, REJECTED,
+			"output path " C_MAGENTA "\"%s/%s\"" C_NORMAL
+			" should be a non-executable regular file since recursive hashing is not "
+			"enabled (one of outputHashMode={flat,text} is true)",
+			s->store_dir, o->path);
 	return 0;
 }
 
@@ -85,8 +89,8 @@ static int take_output(struct work *w, const struct build_output *o, struct err 
 	if (r != 0)
 		return r;
 	if (b->s.fixed) {
-		/* The builder saw a network: whoever still holds one of its files open must not hold
-		 * what is registered. */
+		/* The builder saw a network: whoever still holds one of its files open must not
+		 * hold what is registered. */
 		r = tree_result(tree_copy(w->store, o->path, w->out, o->path, e), w, o, e);
 		if (r == 0) {
 			owner.uid = b->owner_uid;
@@ -97,8 +101,8 @@ static int take_output(struct work *w, const struct build_output *o, struct err 
 		return r;
 	}
 	if (renameat(w->store, o->path, w->out, o->path) < 0)
-		return err_errno(e, -errno, "moving output '%s' of '%s/%s'", o->name, b->s.store_dir,
-				 b->s.drv);
+		return err_errno(e, -errno, "moving output '%s' of '%s/%s'", o->name,
+				 b->s.store_dir, b->s.drv);
 	return 0;
 }
 
@@ -236,7 +240,8 @@ static int hash_file(int dirfd, const char *name, struct hasher *h)
 	}
 }
 
-static int hash_output(struct work *w, const struct build_output *o, struct hash *got, struct err *e)
+static int hash_output(struct work *w, const struct build_output *o, struct hash *got,
+		       struct err *e)
 {
 	const struct build_start *s = &w->b->s;
 	struct hasher *h;
@@ -244,7 +249,8 @@ static int hash_output(struct work *w, const struct build_output *o, struct hash
 
 	if (hash_algo_parse(s->fixed_algo, &got->algo) != 0 ||
 	    s->fixed_hash.n != hash_size(got->algo))
-		return err_set(e, -EINVAL, "unknown hash algorithm '%s' of a fixed output", s->fixed_algo);
+		return err_set(e, -EINVAL, "unknown hash algorithm '%s' of a fixed output",
+			       s->fixed_algo);
 	h = hasher_new(got->algo);
 	if (!h)
 		return out_of_memory(e);
@@ -305,18 +311,19 @@ static int check_fixed(struct work *w, char **ret_real, struct err *e)
 				return r;
 		}
 		return err_set(e, REJECTED,
-			       "hash mismatch in fixed-output derivation '" C_MAGENTA "%s/%s" C_NORMAL
-			       "':\n  specified: " C_MAGENTA "%s" C_NORMAL "\n     got:    " C_MAGENTA
-			       "%s" C_NORMAL,
+			       "hash mismatch in fixed-output derivation '" C_MAGENTA
+			       "%s/%s" C_NORMAL "':\n  specified: " C_MAGENTA "%s" C_NORMAL
+			       "\n     got:    " C_MAGENTA "%s" C_NORMAL,
 			       b->s.store_dir, b->s.drv, hash_print(&b->arena, &want, SRI),
 			       hash_print(&b->arena, &ca.hash, SRI));
 	}
 	if (refs->n)
-		return err_set(e, REJECTED,
-			       "fixed-output derivations must not reference store paths: '" C_MAGENTA
-			       "%s/%s" C_NORMAL "' references " C_MAGENTA "%zu" C_NORMAL
-			       " distinct paths, e.g. '" C_MAGENTA "%s/%s" C_NORMAL "'",
-			       b->s.store_dir, b->s.drv, refs->n, b->s.store_dir, refs->v[0]);
+		return err_set(
+			e, REJECTED,
+			"fixed-output derivations must not reference store paths: '" C_MAGENTA
+			"%s/%s" C_NORMAL "' references " C_MAGENTA "%zu" C_NORMAL
+			" distinct paths, e.g. '" C_MAGENTA "%s/%s" C_NORMAL "'",
+			b->s.store_dir, b->s.drv, refs->n, b->s.store_dir, refs->v[0]);
 	return 0;
 }
 

@@ -41,8 +41,10 @@ int root_scratch(struct build *b, struct err *e)
 		const struct build_pair *f = &b->s.files.v[i];
 		_cleanup_close_ int fd = -1;
 
-		if (!*f->name || strchr(f->name, '/') || !strcmp(f->name, ".") || !strcmp(f->name, ".."))
-			return err_set(e, -EINVAL, "invalid file name '%s' in the build directory", f->name);
+		if (!*f->name || strchr(f->name, '/') || !strcmp(f->name, ".") ||
+		    !strcmp(f->name, ".."))
+			return err_set(e, -EINVAL, "invalid file name '%s' in the build directory",
+				       f->name);
 		fd = open_beneath(dir, f->name, O_WRONLY | O_CREAT | O_EXCL, 0666);
 		if (fd < 0)
 			return err_errno(e, fd, "creating file '%s'", f->name);
@@ -132,16 +134,18 @@ static int bind_path(const char *source, const char *target, bool optional, stru
 	}
 	r = make_dirs(target, !S_ISDIR(st.st_mode));
 	if (r == 0 && S_ISLNK(st.st_mode))
-		return (r = copy_link(AT_FDCWD, source, target)) == 0 ?
-			       0 :
-			       err_errno(e, r, "creating symlink '/%s'", target);
+		return (r = copy_link(AT_FDCWD, source, target)) == 0
+			       ? 0
+			       : err_errno(e, r, "creating symlink '/%s'", target);
 	if (r == 0 && !S_ISDIR(st.st_mode))
 		r = put_file(target, "", 0444);
 	if (r == 0 && mount(source, target, NULL, MS_BIND | MS_REC, NULL) < 0)
 		r = -errno;
 	if (r < 0)
-		return err_errno(e, r, "bind mount from " Q_PATH " to " C_MAGENTA "\"/%s\"" C_NORMAL
-				 " failed", source, target);
+		return err_errno(e, r,
+				 "bind mount from " Q_PATH " to " C_MAGENTA "\"/%s\"" C_NORMAL
+				 " failed",
+				 source, target);
 	return 0;
 }
 
@@ -151,7 +155,8 @@ static int bind_resolved(const char *path, bool optional, struct err *e)
 	_cleanup_free_ char *real = realpath(path, NULL);
 
 	if (!real)
-		return optional ? 0 : err_errno(e, -errno, "getting attributes of path " Q_PATH, path);
+		return optional ? 0
+				: err_errno(e, -errno, "getting attributes of path " Q_PATH, path);
 	return bind_path(real, rel(path), optional, e);
 }
 
@@ -159,7 +164,8 @@ static int set_attr(const char *path, unsigned int flags, uint64_t set, uint64_t
 {
 	struct mount_attr attr = { .attr_set = set, .attr_clr = clear };
 
-	return syscall(SYS_mount_setattr, AT_FDCWD, path, flags, &attr, sizeof(attr)) < 0 ? -errno : 0;
+	return syscall(SYS_mount_setattr, AT_FDCWD, path, flags, &attr, sizeof(attr)) < 0 ? -errno
+											  : 0;
 }
 
 /* `name` of the scratch, which by now is covered by the new root and reached through its fd. */
@@ -173,8 +179,9 @@ static int scratch_dir(struct build *b, const char *name, const char *target, st
 		r = -errno;
 	if (r == 0)
 		r = set_attr(target, 0, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0);
-	return r < 0 ? err_errno(e, r, "bind mount of '%s/%s' to '/%s' failed", b->s.scratch, name, target) :
-		       0;
+	return r < 0 ? err_errno(e, r, "bind mount of '%s/%s' to '/%s' failed", b->s.scratch, name,
+				 target)
+		     : 0;
 }
 
 static bool is_output(const struct build *b, const char *base)
@@ -258,7 +265,8 @@ static int bind_inputs(struct build *b, const bool *bind, struct err *e)
 			return input_failed(b, base, -errno, e);
 	}
 	/* One call makes all of them read-only; the builder's store itself stays writable. */
-	r = set_attr(".", AT_RECURSIVE, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0);
+	r = set_attr(".", AT_RECURSIVE, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+		     0);
 	if (r == 0)
 		r = set_attr(".", 0, 0, MOUNT_ATTR_RDONLY);
 	return r < 0 ? err_errno(e, r, "making the builder's inputs read-only") : 0;
@@ -321,8 +329,8 @@ static int make_store(struct build *b, struct err *e)
 
 static int make_dev(struct build *b, struct err *e)
 {
-	static const char *const nodes[] = { "/dev/full",   "/dev/null", "/dev/random", "/dev/tty",
-					     "/dev/urandom", "/dev/zero" };
+	static const char *const nodes[] = { "/dev/full", "/dev/null",	  "/dev/random",
+					     "/dev/tty",  "/dev/urandom", "/dev/zero" };
 	static const char *const links[][2] = { { "/proc/self/fd", "dev/fd" },
 						{ "/proc/self/fd/0", "dev/stdin" },
 						{ "/proc/self/fd/1", "dev/stdout" },
@@ -341,7 +349,8 @@ static int make_dev(struct build *b, struct err *e)
 	for (size_t i = 0; i < ELEMENTS(links); i++)
 		if (symlink(links[i][0], links[i][1]) < 0)
 			return err_errno(e, -errno, "creating symlink '/%s'", links[i][1]);
-	snprintf(options, sizeof(options), "mode=1777,size=%s", *b->s.shm_size ? b->s.shm_size : "50%");
+	snprintf(options, sizeof(options), "mode=1777,size=%s",
+		 *b->s.shm_size ? b->s.shm_size : "50%");
 	if (mount("none", "dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, options) < 0)
 		return err_errno(e, -errno, "mounting /dev/shm");
 	if (mount("none", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
@@ -432,9 +441,9 @@ static int set_names(const struct build *b, struct err *e)
 
 	if (s < 0)
 		return err_errno(e, -errno, "cannot open IP socket");
-	return ioctl(s, SIOCSIFFLAGS, &ifr) < 0 ?
-		       err_errno(e, -errno, "cannot set loopback interface flags") :
-		       0;
+	return ioctl(s, SIOCSIFFLAGS, &ifr) < 0
+		       ? err_errno(e, -errno, "cannot set loopback interface flags")
+		       : 0;
 }
 
 /* Takes the write bits from every directory that upstream's builder cannot write to either. */
@@ -447,7 +456,7 @@ static int seal_dirs(struct build *b, struct err *e)
 		return err_set(e, -ENOMEM, "out of memory");
 	while ((slash = strrchr(parents, '/'))) {
 		*slash = 0;
-		if (chmod(parents, 0555) < 0)
+		if (strcmp(parents, "tmp") != 0 && chmod(parents, 0555) < 0)
 			return err_errno(e, -errno, "sealing '/%s'", parents);
 	}
 	if (!has_bind(b, "/dev") && (chmod("dev", 0555) < 0 || chmod("etc", 0555) < 0))
@@ -457,10 +466,10 @@ static int seal_dirs(struct build *b, struct err *e)
 
 static int build_root(struct build *b, struct err *e)
 {
-	int r = make_store(b, e);
+	int r = scratch_dir(b, "tmp", "tmp", e); /* first: the store may lie below it */
 
 	if (r == 0)
-		r = scratch_dir(b, "tmp", "tmp", e);
+		r = make_store(b, e);
 	if (r == 0)
 		r = scratch_dir(b, "build", rel(b->s.build_dir), e);
 	if (r == 0 && !has_bind(b, "/dev"))
@@ -485,9 +494,11 @@ int root_enter(struct build *b, struct err *e)
 		return r;
 	/* The first tmpfs only gives the second a place, and the store its mount points, without
 	 * touching the disk; it is out of the builder's reach. */
-	if (mount("airplant", b->s.scratch, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700,nr_inodes=0") < 0 ||
+	if (mount("airplant", b->s.scratch, "tmpfs", MS_NOSUID | MS_NODEV,
+		  "mode=0700,nr_inodes=0") < 0 ||
 	    chdir(b->s.scratch) < 0 || mkdir("root", 0700) < 0 ||
-	    mount("airplant", "root", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=16m,nr_inodes=64k") < 0 ||
+	    mount("airplant", "root", "tmpfs", MS_NOSUID | MS_NODEV,
+		  "mode=0755,size=16m,nr_inodes=64k") < 0 ||
 	    chdir("root") < 0)
 		return err_errno(e, -errno, "mounting the builder's root directory");
 	r = build_root(b, e);

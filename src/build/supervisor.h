@@ -16,11 +16,11 @@
 
 /* Colours as upstream puts them into its sentences; clients strip them when they must. */
 #define C_MAGENTA "\x1b[35;1m"
-#define C_RED "\x1b[31;1m"
-#define C_BOLD "\x1b[1m"
-#define C_NORMAL "\x1b[0m"
+#define C_RED	  "\x1b[31;1m"
+#define C_BOLD	  "\x1b[1m"
+#define C_NORMAL  "\x1b[0m"
 /* An argument of an error sentence: '%s' in magenta, quoted the two ways upstream has. */
-#define Q_ARG "'" C_MAGENTA "%s" C_NORMAL "'"
+#define Q_ARG  "'" C_MAGENTA "%s" C_NORMAL "'"
 #define Q_PATH C_MAGENTA "\"%s\"" C_NORMAL
 
 struct logfile;
@@ -29,22 +29,22 @@ struct build {
 	struct arena arena; /* everything that came with BUILD_START */
 	struct build_start s;
 	struct build_ids ids;
-	bool mapped;		/* O has its ids */
-	uid_t host_uid;		/* the daemon's, as the host sees it */
+	bool mapped;	/* O has its ids */
+	uid_t host_uid; /* the daemon's, as the host sees it */
 	gid_t host_gid;
-	uid_t owner_uid;	/* the daemon's id in O: what finished files belong to */
+	uid_t owner_uid; /* the daemon's id in O: what finished files belong to */
 	gid_t owner_gid;
-	int chan;		/* fd 3 */
-	int log_fd, zlog_fd;	/* -1 when there is none */
-	int lease_fd;		/* held open until the end: the slot is ours as long as it is */
-	int master, slave;	/* the builder's terminal */
-	int status_fd;		/* from the child: empty, 'S' once set up, or a sentence */
+	int chan;	     /* fd 3 */
+	int log_fd, zlog_fd; /* -1 when there is none */
+	int lease_fd;	     /* held open until the end: the slot is ours as long as it is */
+	int master, slave;   /* the builder's terminal */
+	int status_fd;	     /* from the child: empty, 'S' once set up, or a sentence */
 	int pidfd;
 	pid_t pid;
-	int top;		/* the scratch directory */
+	int top; /* the scratch directory */
 	struct logfile *log;
-	bool cancelled;		/* the core hung up or said BUILD_CANCEL */
-	int wait_status;	/* of the builder, as wait4 has it */
+	bool cancelled;	 /* the core hung up or said BUILD_CANCEL */
+	int wait_status; /* of the builder, as wait4 has it */
 	struct rusage usage;
 };
 
@@ -55,7 +55,8 @@ enum { BUILD_CANCELLED = 1 };
 int ns_outer(struct build *b, struct err *e);
 /* The builder's terminal: a pseudoterminal of a devpts instance that nobody else can see. */
 int ns_terminal(struct build *b, struct err *e);
-/* Makes the scratch the supervisor's root directory; nothing else is left in its mount namespace. */
+/* Makes the scratch the supervisor's root directory; nothing else is left in its mount namespace.
+ */
 int ns_retreat(struct build *b, struct err *e);
 
 /* child.c */

@@ -23,7 +23,7 @@ struct watch {
 	struct build *b;
 	enum verdict verdict;
 	uint64_t started_usec, last_output_usec;
-	uint64_t log_bytes;	  /* what the builder wrote, for its limit */
+	uint64_t log_bytes; /* what the builder wrote, for its limit */
 	uint64_t noticed_size, noticed_usec;
 	char status[STATUS_MAX]; /* what came through status_fd */
 	size_t status_len;
@@ -100,10 +100,10 @@ static void read_terminal(struct watch *w, uint64_t now)
 
 static void read_status(struct watch *w)
 {
-	struct build_running r = { .host_uid = w->b->ids.mode == IDS_SINGLE ? w->b->host_uid :
-									      w->b->ids.host_base };
-	ssize_t n = read(w->b->status_fd, w->status + w->status_len,
-			 STATUS_MAX - 1 - w->status_len);
+	struct build_running r = { .host_uid = w->b->ids.mode == IDS_SINGLE ? w->b->host_uid
+									    : w->b->ids.host_base };
+	ssize_t n =
+		read(w->b->status_fd, w->status + w->status_len, STATUS_MAX - 1 - w->status_len);
 
 	if (n > 0) {
 		w->status_len += (size_t)n;
@@ -125,7 +125,8 @@ static void read_channel(struct watch *w)
 
 	if (r == -EAGAIN)
 		return;
-	/* Only BUILD_CANCEL may come now; whatever else comes, or nothing, ends the build as well. */
+	/* Only BUILD_CANCEL may come now; whatever else comes, or nothing, ends the build as well.
+	 */
 	w->b->cancelled = true;
 	end_build(w, CANCELLED);
 }
@@ -200,7 +201,8 @@ static void step(struct watch *w)
 	check_limits(w, now);
 	if (p[3].revents) {
 		reap(w);
-		/* Every process of the build is dead: what is in the terminal now is all there is. */
+		/* Every process of the build is dead: what is in the terminal now is all there is.
+		 */
 		if (w->terminal_open)
 			read_terminal(w, now);
 	}
@@ -230,19 +232,22 @@ static bool disk_full(const struct build *b)
 
 static int by_path(const void *x, const void *y)
 {
-	return strcmp(((const struct build_output *)x)->path, ((const struct build_output *)y)->path);
+	return strcmp(((const struct build_output *)x)->path,
+		      ((const struct build_output *)y)->path);
 }
 
 static int print_failure(struct build *b, bool full, struct buf *t)
 {
 	const struct build_start *s = &b->s;
-	struct build_output *sorted = arena_dup(&b->arena, s->outputs.v, s->outputs.n * sizeof(*sorted));
+	struct build_output *sorted =
+		arena_dup(&b->arena, s->outputs.v, s->outputs.n * sizeof(*sorted));
 	int r;
 
 	if (!sorted)
 		return -ENOMEM;
 	qsort(sorted, s->outputs.n, sizeof(*sorted), by_path);
-	r = buf_printf(t, "Cannot build '" C_MAGENTA "%s/%s" C_NORMAL "'.\nReason: " C_RED "builder ",
+	r = buf_printf(t,
+		       "Cannot build '" C_MAGENTA "%s/%s" C_NORMAL "'.\nReason: " C_RED "builder ",
 		       s->store_dir, s->drv);
 	if (r == 0)
 		r = print_status(t, b->wait_status);
@@ -293,16 +298,17 @@ static void judge(struct watch *w, struct build_end *end)
 	case SILENT:
 		fail(b, end, TIMED_OUT,
 		     arena_printf(a, "timed out after " C_MAGENTA "%llu" C_NORMAL " seconds",
-				  (unsigned long long)(w->verdict == TIMED ? b->s.timeout_sec :
-									     b->s.max_silent_sec)));
+				  (unsigned long long)(w->verdict == TIMED ? b->s.timeout_sec
+									   : b->s.max_silent_sec)));
 		break;
 	case TALKATIVE:
 		fail(b, end, LOG_LIMIT_EXCEEDED,
 		     arena_printf(a,
 				  C_MAGENTA "building derivation '%s/%s'" C_NORMAL
-					    " killed after writing more than " C_MAGENTA "%llu" C_NORMAL
-					    " bytes of log output",
-				  b->s.store_dir, b->s.drv, (unsigned long long)b->s.max_log_bytes));
+					    " killed after writing more than " C_MAGENTA
+					    "%llu" C_NORMAL " bytes of log output",
+				  b->s.store_dir, b->s.drv,
+				  (unsigned long long)b->s.max_log_bytes));
 		break;
 	case CANCELLED:
 		fail(b, end, MISC_FAILURE, arena_strdup(a, "the build was cancelled"));
@@ -313,10 +319,11 @@ static void judge(struct watch *w, struct build_end *end)
 			judge_exit(b, end);
 		else
 			fail(b, end, MISC_FAILURE,
-			     arena_printf(a, "while setting up the build environment: %s",
-					  w->status_len && w->status[0] != 'S' ?
-						  w->status :
-						  "the builder's process ended before it was ready"));
+			     arena_printf(
+				     a, "while setting up the build environment: %s",
+				     w->status_len && w->status[0] != 'S'
+					     ? w->status
+					     : "the builder's process ended before it was ready"));
 	}
 }
 
@@ -334,10 +341,10 @@ void watch_run(struct build *b, struct build_end *end)
 	judge(&w, end);
 	notice(&w, now_usec());
 	end->log_size = logfile_size(b->log);
-	end->cpu_user_usec = (uint64_t)b->usage.ru_utime.tv_sec * 1000000 +
-			     (uint64_t)b->usage.ru_utime.tv_usec;
-	end->cpu_system_usec = (uint64_t)b->usage.ru_stime.tv_sec * 1000000 +
-			       (uint64_t)b->usage.ru_stime.tv_usec;
+	end->cpu_user_usec =
+		(uint64_t)b->usage.ru_utime.tv_sec * 1000000 + (uint64_t)b->usage.ru_utime.tv_usec;
+	end->cpu_system_usec =
+		(uint64_t)b->usage.ru_stime.tv_sec * 1000000 + (uint64_t)b->usage.ru_stime.tv_usec;
 	end->peak_rss_bytes = (uint64_t)b->usage.ru_maxrss * 1024;
 }
 

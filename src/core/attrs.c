@@ -1,6 +1,6 @@
-/* Structured attributes (feature rows C10, C11, C13): the daemon's part of what they say, and what it
- * adds for the builder. See drv_opts.h and build_env.h. Nothing here recurses; jansson's parser has
- * its own depth limit. Pure. Linked by the core. */
+/* Structured attributes (feature rows C10, C11, C13): the daemon's part of what they say, and what
+ * it adds for the builder. See drv_opts.h and build_env.h. Nothing here recurses; jansson's parser
+ * has its own depth limit. Pure. Linked by the core. */
 #include <errno.h>
 #include <jansson.h>
 #include <string.h>
@@ -13,18 +13,19 @@ enum { JSON_TEXT_MAX = 512 << 20 };
 
 static const char *type_name(const json_t *v)
 {
-	static const char *const names[] = { "object", "array", "string", "number", "number",
-					     "boolean", "boolean", "null" };
+	static const char *const names[] = { "object", "array",	  "string",  "number",
+					     "number", "boolean", "boolean", "null" };
 
 	return names[json_typeof(v)];
 }
 
 static int bad_type(const json_t *v, const char *attr, const char *want, struct err *e)
 {
-	return err_set(e, OPTS_BAD,
-		       "while parsing attribute \"%s\": Expected JSON value to be of type '%s' but it "
-		       "is of type '%s'",
-		       attr, want, type_name(v));
+	return err_set(
+		e, OPTS_BAD,
+		"while parsing attribute \"%s\": Expected JSON value to be of type '%s' but it "
+		"is of type '%s'",
+		attr, want, type_name(v));
 }
 
 static int get_bool(const json_t *top, const char *name, bool *ret, struct err *e)
@@ -109,9 +110,11 @@ static int get_checks(const json_t *top, struct arena *a, struct drv_opts *o, st
 		if (!r)
 			r = get_refs(rules, "allowedRequisites", a, &c->allowed_requisites, e);
 		if (!r)
-			r = get_refs(rules, "disallowedReferences", a, &c->disallowed_references, e);
+			r = get_refs(rules, "disallowedReferences", a, &c->disallowed_references,
+				     e);
 		if (!r)
-			r = get_refs(rules, "disallowedRequisites", a, &c->disallowed_requisites, e);
+			r = get_refs(rules, "disallowedRequisites", a, &c->disallowed_requisites,
+				     e);
 		if (r)
 			return r;
 		o->checks.n++;
@@ -164,8 +167,7 @@ static int flatten(const json_t *v, struct arena *a, struct strv *ret, struct er
 				}
 				todo = p;
 			}
-			json_array_foreach(v, i, item)
-				todo[n++] = item;
+			json_array_foreach(v, i, item) todo[n++] = item;
 		} else {
 			r = err_set(e, OPTS_BAD,
 				    "'exportReferencesGraph' value is not an array or a string");
@@ -262,7 +264,8 @@ static json_t *graph_json(const char *store_dir, const struct build_graph *g)
 		if (r == 0)
 			r = json_object_set_new(o, "narHash", json_sprintf("sha256:%s", digest));
 		if (r == 0)
-			r = json_object_set_new(o, "narSize", json_integer((json_int_t)p->nar_size));
+			r = json_object_set_new(o, "narSize",
+						json_integer((json_int_t)p->nar_size));
 		if (r == 0)
 			r = json_object_set_new(o, "closureSize",
 						json_integer((json_int_t)g->closure_sizes[i]));
@@ -327,5 +330,6 @@ int attrs_render(const struct build_env_input *in, struct arena *a, char **ret_j
 		if (!*ret_json || !*ret_sh)
 			r = -ENOMEM;
 	}
-	return r < 0 ? err_errno(e, r, "preparing the structured attributes of '%s'", in->drv_base) : 0;
+	return r < 0 ? err_errno(e, r, "preparing the structured attributes of '%s'", in->drv_base)
+		     : 0;
 }

@@ -1,6 +1,6 @@
 /* The texts of .attrs.json and .attrs.sh (feature row C10). They are part of the build's input, so
- * they equal upstream's byte for byte: keys sorted, no blanks, control characters as \u00xx, numbers as
- * nlohmann::json prints them. Nothing here recurses. Pure. Linked by the core. */
+ * they equal upstream's byte for byte: keys sorted, no blanks, control characters as \u00xx,
+ * numbers as nlohmann::json prints them. Nothing here recurses. Pure. Linked by the core. */
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
@@ -16,14 +16,14 @@ static int put_string(struct buf *b, const char *s)
 
 	for (; *s && r == 0; s++) {
 		unsigned char c = (unsigned char)*s;
-		const char *short_form = c == '"'  ? "\\\"" :
-					 c == '\\' ? "\\\\" :
-					 c == '\b' ? "\\b" :
-					 c == '\f' ? "\\f" :
-					 c == '\n' ? "\\n" :
-					 c == '\r' ? "\\r" :
-					 c == '\t' ? "\\t" :
-						     NULL;
+		const char *short_form = c == '"'    ? "\\\""
+					 : c == '\\' ? "\\\\"
+					 : c == '\b' ? "\\b"
+					 : c == '\f' ? "\\f"
+					 : c == '\n' ? "\\n"
+					 : c == '\r' ? "\\r"
+					 : c == '\t' ? "\\t"
+						     : NULL;
 
 		if (short_form)
 			r = buf_append_str(b, short_form);
@@ -89,8 +89,7 @@ static const char **sorted_keys(const json_t *v, size_t *ret_n)
 
 	if (!keys)
 		return NULL;
-	json_object_foreach((json_t *)v, key, item)
-		keys[n++] = key;
+	json_object_foreach((json_t *)v, key, item) keys[n++] = key;
 	qsort(keys, n, sizeof(*keys), compare_keys);
 	*ret_n = n;
 	return keys;
@@ -242,7 +241,8 @@ static int put_shell_map(struct buf *b, const json_t *v)
 
 static bool is_shell_name(const char *s)
 {
-	static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789";
+	static const char letters[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789";
 
 	return *s && !(*s >= '0' && *s <= '9') && s[strspn(s, letters)] == 0;
 }

@@ -163,8 +163,8 @@ static char *pass_file_name(struct arena *a, const char *name)
 	return arena_printf(a, ".attr-%s", text);
 }
 
-static int put_attributes(const struct build_env_input *in, const char *build_dir, struct pairs *env,
-			  struct pairs *files, struct err *e)
+static int put_attributes(const struct build_env_input *in, const char *build_dir,
+			  struct pairs *env, struct pairs *files, struct err *e)
 {
 	struct arena *a = env->a;
 	const struct drv *d = in->drv;
@@ -176,7 +176,8 @@ static int put_attributes(const struct build_env_input *in, const char *build_di
 		if (r)
 			return r;
 		put_file_variable(env, files, build_dir, "NIX_ATTRS_SH_FILE", ".attrs.sh", sh);
-		put_file_variable(env, files, build_dir, "NIX_ATTRS_JSON_FILE", ".attrs.json", json);
+		put_file_variable(env, files, build_dir, "NIX_ATTRS_JSON_FILE", ".attrs.json",
+				  json);
 		return 0;
 	}
 	for (size_t i = 0; i < d->env.n; i++) {
@@ -197,8 +198,8 @@ static int make_environment(const struct build_env_input *in, const char *build_
 			    const struct rewrites *rw, struct arena *a, struct build_start *s,
 			    struct err *e)
 {
-	static const char *const temp_names[] = { "NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP",
-						  "PWD" };
+	static const char *const temp_names[] = { "NIX_BUILD_TOP", "TMPDIR", "TEMPDIR",
+						  "TMP",	   "TEMP",   "PWD" };
 	struct pairs env = { .a = a }, files = { .a = a };
 	uint64_t cores = in->settings->cores ? in->settings->cores : in->n_processors;
 	int r;
@@ -241,7 +242,8 @@ static int make_environment(const struct build_env_input *in, const char *build_
 	return 0;
 }
 
-int sandbox_path_parse(struct arena *a, const char *entry, struct build_pair *ret, bool *ret_optional)
+int sandbox_path_parse(struct arena *a, const char *entry, struct build_pair *ret,
+		       bool *ret_optional)
 {
 	size_t len = strlen(entry);
 	bool optional = len && entry[len - 1] == '?';
@@ -376,12 +378,11 @@ int build_env_make(const struct build_env_input *in, struct arena *a, struct bui
 	if (r)
 		return r;
 	/* Without a sandbox the builder sees the directory where it lies. */
-	s.build_dir = s.sandbox == SANDBOX_ON ? set->sandbox_build_dir :
-						arena_printf(a, "%s/build", in->scratch);
+	s.build_dir = s.sandbox == SANDBOX_ON ? set->sandbox_build_dir
+					      : arena_printf(a, "%s/build", in->scratch);
 	if (!s.build_dir || rewrites_make(in->drv, a, &rw) < 0)
 		return err_errno(e, -ENOMEM, "preparing the build of '%s'", in->drv_base);
-	if (s.sandbox == SANDBOX_ON &&
-	    !strncmp(in->store_dir, s.build_dir, strlen(s.build_dir)))
+	if (s.sandbox == SANDBOX_ON && !strncmp(in->store_dir, s.build_dir, strlen(s.build_dir)))
 		return err_set(e, ENV_BAD, "`sandbox-build-dir` must not contain the storeDir");
 	r = make_outputs(in, a, &s, e);
 	if (r == 0)

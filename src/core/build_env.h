@@ -1,6 +1,6 @@
 /* From a derivation and the settings to what the builder sees: environment, arguments, files,
- * sandbox paths (feature rows C8 to C11, C17, C18, D14, D26). Pure: the store is not asked; what the
- * database knows is handed in. Linked by the core. */
+ * sandbox paths (feature rows C8 to C11, C17, C18, D14, D26). Pure: the store is not asked; what
+ * the database knows is handed in. Linked by the core. */
 #pragma once
 
 #include "conf/conf.h"
@@ -26,7 +26,8 @@ struct build_env_input {
 	const struct settings *settings;
 	const struct build_graph *graphs; /* n = opts->graphs.n, same order */
 	const struct strv *inputs;	  /* base names, the whole input closure */
-	const struct strv *sandbox_closure; /* base names: closure of store paths in sandbox-paths */
+	const struct strv
+		*sandbox_closure; /* base names: closure of store paths in sandbox-paths */
 	const char *scratch;
 	uint64_t n_processors;
 	bool check;
@@ -40,7 +41,8 @@ int build_env_make(const struct build_env_input *in, struct arena *a, struct bui
 		   struct err *e);
 
 /* One entry of sandbox-paths: "target=source", "path", either with '?' at the end. 0 or -ENOMEM. */
-int sandbox_path_parse(struct arena *a, const char *entry, struct build_pair *ret, bool *ret_optional);
+int sandbox_path_parse(struct arena *a, const char *entry, struct build_pair *ret,
+		       bool *ret_optional);
 
 /* "/" and the base 32 hash that stands for an output's path in the derivation. */
 char *output_placeholder(struct arena *a, const char *output_name);

@@ -32,8 +32,8 @@ static int closure(const struct loader *l, const struct strv *roots, struct strv
 		return err_set(l->e, INPUTS_BAD, "path '%s/%s' is not valid", l->store_dir,
 			       missing.base);
 	return r < 0 ? err_errno(l->e, r, "computing the input closure of '%s/%s'", l->store_dir,
-				 l->drv_base) :
-		       0;
+				 l->drv_base)
+		     : 0;
 }
 
 static int add_input_drv(const struct loader *l, const struct drv_input *in, struct strv *roots)
@@ -98,10 +98,11 @@ static int graph_closure(const struct loader *l, const struct drv_graph *g,
 		if (r)
 			return r;
 		if (!strv_has_sorted(inputs, p.base))
-			return err_set(l->e, INPUTS_BAD,
-				       "cannot export references of path '%s/%s' because it is not in "
-				       "the input closure of the derivation",
-				       l->store_dir, p.base);
+			return err_set(
+				l->e, INPUTS_BAD,
+				"cannot export references of path '%s/%s' because it is not in "
+				"the input closure of the derivation",
+				l->store_dir, p.base);
 		r = add_root(l, &roots, p.base);
 		if (r)
 			return r;
@@ -225,7 +226,9 @@ int build_inputs_load(struct db *db, const char *store_dir, const char *drv_base
 		      const struct settings *settings, struct arena *a, struct build_inputs *ret,
 		      struct err *e)
 {
-	struct loader l = { .db = db, .store_dir = store_dir, .drv_base = drv_base, .a = a, .e = e };
+	struct loader l = {
+		.db = db, .store_dir = store_dir, .drv_base = drv_base, .a = a, .e = e
+	};
 	struct build_inputs in = {};
 	int r = load_closure(&l, d, &in.closure);
 
@@ -235,7 +238,8 @@ int build_inputs_load(struct db *db, const char *store_dir, const char *drv_base
 	if (opts->graphs.n && !in.graphs)
 		return err_errno(e, -ENOMEM, "preparing 'exportReferencesGraph'");
 	for (size_t i = 0; r == 0 && i < opts->graphs.n; i++)
-		r = load_graph(&l, &opts->graphs.v[i], opts->attrs != NULL, &in.closure, &in.graphs[i]);
+		r = load_graph(&l, &opts->graphs.v[i], opts->attrs != NULL, &in.closure,
+			       &in.graphs[i]);
 	if (r == 0)
 		r = load_sandbox(&l, settings, &in.sandbox_closure);
 	if (r == 0)

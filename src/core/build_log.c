@@ -34,7 +34,8 @@ static int open_nameless(int dirfd, const char *what, struct err *e)
 
 	if (fd < 0)
 		return err_errno(e, -errno, "creating a log file in %s", what);
-	(void)fchmod(fd, 0644); /* clients read it whatever our umask is; a stricter mode is no loss */
+	(void)fchmod(fd,
+		     0644); /* clients read it whatever our umask is; a stricter mode is no loss */
 	return fd;
 }
 
@@ -63,8 +64,8 @@ int build_log_open(const char *log_dir, const char *spool_dir, const char *drv_b
 		if (f.compressed_fd < 0)
 			return f.compressed_fd;
 	}
-	f.plain_fd = keep && !compress ? open_nameless(dirfd, log_dir, e) :
-					 open_private(spool_dir, e);
+	f.plain_fd =
+		keep && !compress ? open_nameless(dirfd, log_dir, e) : open_private(spool_dir, e);
 	if (f.plain_fd < 0) {
 		int r = f.plain_fd;
 

@@ -11,8 +11,8 @@ struct build_run;
 
 struct build_job {
 	const char *drv_base;
-	const struct drv *drv;	       /* valid until `ended` or build_run_cancel */
-	const struct drv_opts *opts;   /* as drv */
+	const struct drv *drv;		 /* valid until `ended` or build_run_cancel */
+	const struct drv_opts *opts;	 /* as drv */
 	const struct settings *settings; /* needed only by build_run_start */
 	bool check;
 };

@@ -54,7 +54,8 @@ static int stage_refs(const struct build_stage_input *in, const struct build_mad
 		if (!strv_has_sorted(in->inputs, ref) && !is_output(in, ref))
 			return bad_claim(in, e, "a reference to a path that it was not given");
 		if (strv_add_arena(ret, a, arena_strdup(a, ref)) < 0)
-			return err_errno(e, -ENOMEM, "registering the outputs of '%s'", in->drv_base);
+			return err_errno(e, -ENOMEM, "registering the outputs of '%s'",
+					 in->drv_base);
 	}
 	strv_sort_uniq(ret, false);
 	return 0;
@@ -131,14 +132,14 @@ static int collect_checked(const struct build_stage_input *in, struct arena *a,
 	return r > 0 ? STAGE_REJECT : r;
 }
 
-int build_stage(const struct build_stage_input *in, struct arena *a, struct staged **ret, size_t *ret_n,
-		struct err *e)
+int build_stage(const struct build_stage_input *in, struct arena *a, struct staged **ret,
+		size_t *ret_n, struct err *e)
 {
 	size_t n = in->drv->outputs.n;
 	struct output_made *made;
 	struct staged *v = arena_array(a, n, sizeof(*v));
-	int r = v ? collect_checked(in, a, &made, e) :
-		    err_errno(e, -ENOMEM, "registering the outputs of '%s'", in->drv_base);
+	int r = v ? collect_checked(in, a, &made, e)
+		  : err_errno(e, -ENOMEM, "registering the outputs of '%s'", in->drv_base);
 
 	if (r)
 		return r;
@@ -147,7 +148,8 @@ int build_stage(const struct build_stage_input *in, struct arena *a, struct stag
 		v[i].dirfd = in->out_dirfd;
 		v[i].name = arena_strdup(a, made[i].info.path.base);
 		if (!v[i].name)
-			return err_errno(e, -ENOMEM, "registering the outputs of '%s'", in->drv_base);
+			return err_errno(e, -ENOMEM, "registering the outputs of '%s'",
+					 in->drv_base);
 	}
 	*ret = v;
 	*ret_n = n;
@@ -174,9 +176,9 @@ int build_stage_mismatch(const struct build_stage_input *in, struct arena *a, st
 	if (!s.info.ca || store_path_parse(in->store_dir, in->drv->outputs.v[0].path, &planned, e))
 		return err_errno(e, -ENOMEM, "registering the output of '%s'", in->drv_base);
 	/* It lies under the name that was planned for it, or already under its real one. */
-	s.name = arena_strdup(a, faccessat(in->out_dirfd, path.base, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ?
-					 path.base :
-					 planned.base);
+	s.name = arena_strdup(a, faccessat(in->out_dirfd, path.base, F_OK, AT_SYMLINK_NOFOLLOW) == 0
+					 ? path.base
+					 : planned.base);
 	if (!s.name)
 		return err_errno(e, -ENOMEM, "registering the output of '%s'", in->drv_base);
 	*ret = s;
@@ -200,9 +202,10 @@ int build_compare(const struct build_stage_input *in, struct err *e)
 		if (r < 0)
 			return err_errno(e, r, "reading '%s'", in->drv->outputs.v[i].path);
 		if (memcmp(known.nar_hash, made[i].info.nar_hash, sizeof(known.nar_hash)))
-			return err_set(e, STAGE_REJECT,
-				       "derivation '%s/%s' may not be deterministic: output '%s' differs",
-				       in->store_dir, in->drv_base, in->drv->outputs.v[i].path);
+			return err_set(
+				e, STAGE_DIFFERS,
+				"derivation '%s/%s' may not be deterministic: output '%s' differs",
+				in->store_dir, in->drv_base, in->drv->outputs.v[i].path);
 	}
 	return r;
 }

@@ -33,7 +33,8 @@ static int set_from_env(const struct drv *d, const char *name, struct arena *a, 
 	return v ? tokenize(a, v, true, ret) : 0;
 }
 
-static int refs_from_env(const struct drv *d, const char *name, struct arena *a, struct ref_set *ret)
+static int refs_from_env(const struct drv *d, const char *name, struct arena *a,
+			 struct ref_set *ret)
 {
 	ret->present = drv_env_get(d, name) != NULL;
 	return set_from_env(d, name, a, &ret->refs);
@@ -51,7 +52,8 @@ static bool graph_name_ok(const char *s)
 	static const char first[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_";
 
 	return *s && strchr(first, *s) &&
-	       s[strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")] == 0;
+	       s[strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")] ==
+		       0;
 }
 
 static int by_name(const void *a, const void *b)
@@ -60,7 +62,8 @@ static int by_name(const void *a, const void *b)
 }
 
 /* "name path name path ..." */
-static int graphs_from_env(const struct drv *d, struct arena *a, struct drv_opts *ret, struct err *e)
+static int graphs_from_env(const struct drv *d, struct arena *a, struct drv_opts *ret,
+			   struct err *e)
 {
 	const char *text = drv_env_get(d, "exportReferencesGraph");
 	struct strv words = {};
@@ -72,7 +75,8 @@ static int graphs_from_env(const struct drv *d, struct arena *a, struct drv_opts
 	if (r < 0)
 		return err_errno(e, r, "reading 'exportReferencesGraph'");
 	if (words.n % 2)
-		return err_set(e, OPTS_BAD, "odd number of tokens in 'exportReferencesGraph': '%s'", text);
+		return err_set(e, OPTS_BAD, "odd number of tokens in 'exportReferencesGraph': '%s'",
+			       text);
 	ret->graphs.v = arena_array(a, words.n / 2, sizeof(*ret->graphs.v));
 	if (words.n && !ret->graphs.v)
 		return err_errno(e, -ENOMEM, "reading 'exportReferencesGraph'");
@@ -80,7 +84,8 @@ static int graphs_from_env(const struct drv *d, struct arena *a, struct drv_opts
 		struct drv_graph *g = NULL;
 
 		if (!graph_name_ok(words.v[i]))
-			return err_set(e, OPTS_BAD, "invalid file name '%s' in 'exportReferencesGraph'",
+			return err_set(e, OPTS_BAD,
+				       "invalid file name '%s' in 'exportReferencesGraph'",
 				       words.v[i]);
 		for (size_t j = 0; j < ret->graphs.n && !g; j++)
 			if (!strcmp(ret->graphs.v[j].name, words.v[i]))

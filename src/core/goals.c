@@ -52,11 +52,13 @@ static int parse_target(struct request *r, const char *text, struct target *t, s
 		return ret;
 	t->is_drv = true;
 	if (!store_path_is_drv(&t->path))
-		return err_set(e, 1, "path '%s/%s' is not a derivation", r->goals->core->store_dir, base);
+		return err_set(e, 1, "path '%s/%s' is not a derivation", r->goals->core->store_dir,
+			       base);
 	if (!strcmp(bang + 1, "*"))
 		return 0;
 	names = arena_strdup(&r->arena, bang + 1);
-	for (char *n = names ? strtok_r(names, ",", &save) : NULL; n; n = strtok_r(NULL, ",", &save))
+	for (char *n = names ? strtok_r(names, ",", &save) : NULL; n;
+	     n = strtok_r(NULL, ",", &save))
 		if (strv_add_arena(&t->wanted, &r->arena, n) < 0)
 			return err_errno(e, -ENOMEM, "reading the request");
 	if (!names)
@@ -127,8 +129,8 @@ static void request_free(struct request *r)
 }
 
 int request_new(struct goals *g, const struct session_build *b, const struct settings *settings,
-		uid_t owner_uid, const struct request_events *events, void *ctx, struct request **ret,
-		struct err *e)
+		uid_t owner_uid, const struct request_events *events, void *ctx,
+		struct request **ret, struct err *e)
 {
 	struct request *r;
 	int err;
@@ -208,11 +210,13 @@ static void begin_opaque(struct request *r, struct target *t)
 	if (v == 0)
 		target_done(r, t, ALREADY_VALID, NULL);
 	else if (v == DB_ABSENT)
-		target_fail(r, t, NO_SUBSTITUTERS,
-			    "path '%s/%s' is required, but there is no substituter that can build it",
-			    t->path.base);
+		target_fail(
+			r, t, NO_SUBSTITUTERS,
+			"path '%s/%s' is required, but there is no substituter that can build it",
+			t->path.base);
 	else
-		target_fail(r, t, MISC_FAILURE, "the database cannot be read for '%s/%s'", t->path.base);
+		target_fail(r, t, MISC_FAILURE, "the database cannot be read for '%s/%s'",
+			    t->path.base);
 }
 
 static void begin_drv(struct request *r, struct target *t)
@@ -236,7 +240,8 @@ static void begin_drv(struct request *r, struct target *t)
 		return;
 	}
 	if (v < 0) {
-		target_fail(r, t, MISC_FAILURE, "the database cannot be read for '%s/%s'", t->path.base);
+		target_fail(r, t, MISC_FAILURE, "the database cannot be read for '%s/%s'",
+			    t->path.base);
 		return;
 	}
 	if (v == OUTPUTS_VALID && !r->check) {
@@ -245,7 +250,8 @@ static void begin_drv(struct request *r, struct target *t)
 	}
 	goal = goal_get(g, &t->path, r->check);
 	if (!goal || interest_add(r, goal, t) < 0)
-		target_fail(r, t, MISC_FAILURE, "out of memory while building '%s/%s'", t->path.base);
+		target_fail(r, t, MISC_FAILURE, "out of memory while building '%s/%s'",
+			    t->path.base);
 }
 
 static void request_begin(struct request *r)
@@ -359,7 +365,8 @@ void goals_shutdown(struct goals *g)
 		if (r->dead || r->over)
 			continue;
 		for (size_t i = 0; i < r->targets.n; i++)
-			target_done(r, &r->targets.v[i], MISC_FAILURE, "the daemon is shutting down");
+			target_done(r, &r->targets.v[i], MISC_FAILURE,
+				    "the daemon is shutting down");
 		r->over = true;
 	}
 	goals_kick(g);

@@ -184,7 +184,8 @@ static void joined(struct interest *i)
 }
 
 /* Pushes what `g` needs and the request does not wait for yet. */
-static int push_needs(struct strv *stack, const struct goal *g, const struct request *r, size_t *cap)
+static int push_needs(struct strv *stack, const struct goal *g, const struct request *r,
+		      size_t *cap)
 {
 	for (const struct edge *e = g->needs; e; e = e->next_down) {
 		if (interest_find(e->down, r))
@@ -272,8 +273,8 @@ int outputs_valid(struct goals *g, const struct store_path *drv, const struct st
 		if (wanted->n && !strv_has(wanted, names.v[i]))
 			continue;
 		n_found++;
-		r = store_path_parse_base(paths.v[i], &p, NULL) ? DB_ABSENT :
-								  db_path_valid(g->core->db, &p);
+		r = store_path_parse_base(paths.v[i], &p, NULL) ? DB_ABSENT
+								: db_path_valid(g->core->db, &p);
 		if (r < 0)
 			return r;
 		if (r == DB_ABSENT)
@@ -372,7 +373,8 @@ static int add_needs(struct goal *g, struct err *e)
 			return v;
 		v = outputs_valid(all, &p, &in->outputs, NULL);
 		if (v == OUTPUTS_VALID || v == OUTPUTS_NO_SUCH)
-			continue; /* the latter is told when the build starts, in upstream's words */
+			continue; /* the latter is told when the build starts, in upstream's words
+				   */
 		if (v < 0)
 			return err_errno(e, v, "reading the outputs of '%s'", in->path);
 		dep = goal_get(all, &p, false);
@@ -399,10 +401,11 @@ static int check_sources(const struct goal *g, struct err *e)
 		if (r < 0)
 			return err_errno(e, r, "reading '%s'", g->drv.srcs.v[i]);
 		if (r)
-			return err_set(e, MISC_FAILURE,
-				       "dependency '%s' of '%s/%s' does not exist, and substitution is "
-				       "disabled",
-				       g->drv.srcs.v[i], core->store_dir, g->drv_path.base);
+			return err_set(
+				e, MISC_FAILURE,
+				"dependency '%s' of '%s/%s' does not exist, and substitution is "
+				"disabled",
+				g->drv.srcs.v[i], core->store_dir, g->drv_path.base);
 	}
 	return 0;
 }
@@ -446,13 +449,14 @@ static bool settled_by_outputs(struct goal *g)
 		return true;
 	}
 	if (g->check && v != OUTPUTS_VALID) {
-		(void)err_set(&e, 1,
-			      "some outputs of '%s/%s' are not valid, so checking is not possible\n"
-			      "Hint: --rebuild and --check error if the derivation was not previously "
-			      "built and cannot be substituted.\n"
-			      "      Remove it to perform a fresh build, or use --repair to rewrite "
-			      "missing or corrupted builds in the store.",
-			      g->goals->core->store_dir, g->drv_path.base);
+		(void)err_set(
+			&e, 1,
+			"some outputs of '%s/%s' are not valid, so checking is not possible\n"
+			"Hint: --rebuild and --check error if the derivation was not previously "
+			"built and cannot be substituted.\n"
+			"      Remove it to perform a fresh build, or use --repair to rewrite "
+			"missing or corrupted builds in the store.",
+			g->goals->core->store_dir, g->drv_path.base);
 		goal_fail(g, MISC_FAILURE, &e);
 		return true;
 	}
@@ -529,16 +533,20 @@ static void on_ended(void *ctx, const struct build_outcome *o)
 	goal_done(g, ok, o->status, o->error);
 }
 
-static const struct build_run_events run_events = { .started = on_started, .log = on_log,
-						    .note = on_note, .ended = on_ended };
+static const struct build_run_events run_events = {
+	.started = on_started, .log = on_log, .note = on_note, .ended = on_ended
+};
 
 /* It has a slot. The outputs are looked for once more: another goal may have made the same fixed
  * output, or another daemon the same build. */
 void goal_start(struct goal *g)
 {
 	_cleanup_err_ struct err e = {};
-	struct build_job job = { .drv_base = g->drv_path.base, .drv = &g->drv, .opts = &g->opts,
-				 .settings = &g->payer->settings, .check = g->check };
+	struct build_job job = { .drv_base = g->drv_path.base,
+				 .drv = &g->drv,
+				 .opts = &g->opts,
+				 .settings = &g->payer->settings,
+				 .check = g->check };
 	int r;
 
 	if (settled_by_outputs(g))

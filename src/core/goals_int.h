@@ -31,7 +31,7 @@ enum goal_state {
 };
 
 struct edge {
-	struct goal *up, *down; /* `up` needs `down` */
+	struct goal *up, *down;		     /* `up` needs `down` */
 	struct edge *next_down, **link_down; /* in up->needs */
 	struct edge *next_up, **link_up;     /* in down->needed_by */
 };
@@ -81,7 +81,7 @@ struct goal {
 struct target {
 	char *text; /* as asked */
 	struct store_path path;
-	bool is_drv; /* outputs of a .drv; else the path itself */
+	bool is_drv;	    /* outputs of a .drv; else the path itself */
 	struct strv wanted; /* output names; empty: all */
 	struct target *next_of_interest;
 	bool done;
@@ -117,7 +117,7 @@ struct request {
 	bool progress_due;
 	/* slots */
 	struct goal *ready, **ready_end; /* goals that this request pays for */
-	size_t running; /* builds that it pays for */
+	size_t running;			 /* builds that it pays for */
 	uint64_t last_turn;
 };
 
@@ -161,11 +161,11 @@ int goal_load(struct goal *g, struct err *e);
 
 /* goals_slot.c */
 void slots_recount(struct goals *g);
-void goal_ready(struct goal *g);	/* waits for a slot from now on */
-void goal_unready(struct goal *g);	/* does not any more */
+void goal_ready(struct goal *g);   /* waits for a slot from now on */
+void goal_unready(struct goal *g); /* does not any more */
 void slot_taken(struct goal *g);
 void slot_free(struct goal *g);
-void slots_fill(struct goals *g);	/* starts what may start */
+void slots_fill(struct goals *g);		       /* starts what may start */
 void goal_repay(struct goal *g, struct request *gone); /* the payer is gone */
 bool request_is_at_limit(const struct request *r);
 void goal_start(struct goal *g); /* goals_graph.c */

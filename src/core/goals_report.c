@@ -5,6 +5,11 @@
 #include "base/buf.h"
 #include "core/goals_int.h"
 
+/* Upstream colours its sentences; a client that is no terminal takes the colours out. */
+#define RED	"\033[31;1m"
+#define MAGENTA "\033[35;1m"
+#define NORMAL	"\033[0m"
+
 enum { TEXT_MAX = 16 << 20, LEVEL_ERROR = 0 };
 
 static int compare(const void *a, const void *b)
@@ -25,7 +30,7 @@ static int put_known_outputs(struct buf *b, const struct goal *g)
 	qsort(paths, n, sizeof(*paths), compare);
 	r = buf_append_str(b, "\nOutput paths:");
 	for (size_t i = 0; i < n && r == 0; i++)
-		r = buf_printf(b, "\n  %s", paths[i]);
+		r = buf_printf(b, "\n  " MAGENTA "%s" NORMAL, paths[i]);
 	return r;
 }
 
@@ -33,7 +38,9 @@ char *text_dependency_failed(const struct goal *g, size_t n_failed)
 {
 	_cleanup_buf_ struct buf b = BUF_INIT(TEXT_MAX);
 
-	if (buf_printf(&b, "Cannot build '%s/%s'.\nReason: %zu %s failed.",
+	if (buf_printf(&b,
+		       "Cannot build '" MAGENTA "%s/%s" NORMAL "'.\nReason: " RED
+		       "%zu %s failed" NORMAL ".",
 		       g->goals->core->store_dir, g->drv_path.base, n_failed,
 		       n_failed == 1 ? "dependency" : "dependencies") < 0 ||
 	    put_known_outputs(&b, g) < 0)
@@ -65,7 +72,8 @@ static int put_missing_features(struct buf *b, const struct goal *g, const struc
 		r = strv_add(&sorted, available->v[i]);
 	if (r == 0) {
 		strv_sort_uniq(&sorted, true);
-		r = buf_append_str(b, "\nReason: missing system features\nRequired features: {");
+		r = buf_append_str(b, "\nReason: " RED "missing system features" NORMAL
+				      "\nRequired features: {");
 	}
 	if (r == 0)
 		r = put_list(b, &g->opts.required_features);
@@ -87,22 +95,24 @@ char *text_rejected(const struct goal *g, bool no_jobs)
 	int r = 0;
 
 	if (no_jobs)
-		r = buf_append_str(&b, "\nReason: local builds are disabled (max-jobs = 0)"
+		r = buf_append_str(&b, "\nReason: " RED "local builds are disabled" NORMAL
+				       " (max-jobs = 0)"
 				       "\nHint: set 'max-jobs' to a non-zero value to enable local "
 				       "builds, or configure remote builders via 'builders'");
 	if (r == 0 && !builtin && strcmp(g->drv.platform, s->system) &&
 	    !strv_has(&s->extra_platforms, g->drv.platform))
 		r = buf_printf(&b,
-			       "\nReason: platform mismatch\nRequired system: '%s'"
-			       "\nCurrent system: '%s'",
+			       "\nReason: " RED "platform mismatch" NORMAL
+			       "\nRequired system: '" MAGENTA "%s" NORMAL "'"
+			       "\nCurrent system: '" MAGENTA "%s" NORMAL "'",
 			       g->drv.platform, s->system);
 	if (r == 0)
 		r = put_missing_features(&b, g, &s->system_features);
 	if (r == 0 && b.len) {
 		_cleanup_buf_ struct buf all = BUF_INIT(TEXT_MAX);
 
-		if (buf_printf(&all, "Cannot build '%s/%s'.", g->goals->core->store_dir,
-			       g->drv_path.base) == 0 &&
+		if (buf_printf(&all, "Cannot build '" MAGENTA "%s/%s" NORMAL "'.",
+			       g->goals->core->store_dir, g->drv_path.base) == 0 &&
 		    buf_append(&all, b.data, b.len) == 0)
 			return buf_take_str(&all);
 		r = -1;
@@ -121,7 +131,7 @@ static char *error_lines(const char *sentence)
 {
 	_cleanup_buf_ struct buf b = BUF_INIT(TEXT_MAX);
 	size_t len = strlen(sentence);
-	int r = buf_append_str(&b, "error: ");
+	int r = buf_append_str(&b, RED "error:" NORMAL " ");
 
 	while (len && sentence[len - 1] == '\n')
 		len--;
@@ -211,7 +221,8 @@ static struct goal *find_target_above(struct request *r, struct goal *failed)
 			if (e->up->mark == mark || !interest_find(e->up, r))
 				continue;
 			if (n == cap) {
-				struct goal **v = reallocarray(queue, cap ? cap * 2 : 64, sizeof(*v));
+				struct goal **v =
+					reallocarray(queue, cap ? cap * 2 : 64, sizeof(*v));
 
 				if (!v)
 					break;
@@ -243,7 +254,8 @@ void request_give_up(struct request *r, struct goal *failed)
 		/* The goals between, from the failure upwards. */
 		struct goal *between[64];
 
-		for (struct goal *g = top->via; g && g != failed && n < ELEMENTS(between); g = g->via)
+		for (struct goal *g = top->via; g && g != failed && n < ELEMENTS(between);
+		     g = g->via)
 			between[n++] = g;
 		while (n > 0) {
 			_cleanup_free_ char *line = text_dependency_failed(between[--n], 1);
@@ -342,7 +354,8 @@ void report_built(struct request *r)
 			b.ok = 0;
 		if (!t->done)
 			continue; /* given up before it came to anything: upstream leaves it out */
-		*res = (struct session_result){ .target = t->text, .status = t->status,
+		*res = (struct session_result){ .target = t->text,
+						.status = t->status,
 						.error = t->error ? t->error : (char *)"",
 						.times_built = t->times_built,
 						.start_time = t->start_time,

@@ -1,11 +1,11 @@
 /* See goals_int.h: which build starts when a slot is free.
  *
  * The cap is machine-wide: the daemon's max-jobs, or more while a client asks for more (-j), up to
- * twice the processors and at least RAISE_LEAST. A waiting goal stands in the queue of one request, its
- * payer, whose own max-jobs bounds what it pays for at a time. A free slot goes to the user with
- * the fewest running builds; among equals, to the one whose last turn is longest ago; and inside a
- * user likewise to his requests. The cost is linear in the requests that are there, not in their
- * goals. */
+ * twice the processors and at least RAISE_LEAST. A waiting goal stands in the queue of one request,
+ * its payer, whose own max-jobs bounds what it pays for at a time. A free slot goes to the user
+ * with the fewest running builds; among equals, to the one whose last turn is longest ago; and
+ * inside a user likewise to his requests. The cost is linear in the requests that are there, not in
+ * their goals. */
 #include <sys/sysinfo.h>
 
 #include "core/goals_int.h"

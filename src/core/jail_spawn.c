@@ -1,6 +1,6 @@
 /* Entering the jail: from clone to exec. Linked by airplantd.
  *
- * The program starts with three capabilities of the jail's user namespace, which maps nothing but
+ * The program starts with two capabilities of the jail's user namespace, which maps nothing but
  * the daemon's own id: with them it takes a detached view of its own spool directory, changes its
  * root to /view and seals itself, before it hears of a client (src/session/main.c).
  *
@@ -41,9 +41,9 @@ static int give_up(struct entrant *en, const char *what)
 }
 
 /* Ambient: they survive the exec of a program by somebody who is not root. */
-static int keep_three_caps(void)
+static int keep_two_caps(void)
 {
-	static const unsigned long kept[] = { CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SETPCAP };
+	static const unsigned long kept[] = { CAP_SYS_ADMIN, CAP_SYS_CHROOT };
 	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct d[2] = {};
 
@@ -81,7 +81,7 @@ static int enter(void *arg)
 			return give_up(en, "entering the jail's namespaces");
 	if (chdir("/") < 0)
 		return give_up(en, "entering the jail's root");
-	if (keep_three_caps() < 0)
+	if (keep_two_caps() < 0)
 		return give_up(en, "dropping capabilities");
 	if (setrlimit(RLIMIT_CORE, &no_core) < 0 || plain_signals() < 0)
 		return give_up(en, "resetting limits and signals");

@@ -40,7 +40,8 @@ struct lease {
 	/* subid */
 	char *helpers; /* the directory newuidmap and newgidmap are in */
 	uint32_t first_uid, first_gid, n_slots, next_slot;
-	int locks;
+	int locks; /* directory of slot locks */
+	char *locks_path;
 };
 
 /* ---- the broker ---- */
@@ -233,11 +234,26 @@ static uint32_t slot_after_newest(int dir, uint32_t n)
 	return next;
 }
 
+/* (Re)opens the directory of slot locks. When somebody deleted the state directory under the
+ * daemon, builds of before still hold locks in the old one: slots go on from where they were, and
+ * come round to theirs last. */
+static int open_locks(struct lease *l, struct err *e)
+{
+	int r = mkdir_p(l->locks_path, 0700);
+
+	if (r < 0)
+		return err_errno(e, r, "creating directory '%s'", l->locks_path);
+	close_fdp(&l->locks);
+	l->locks = open(l->locks_path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (l->locks < 0)
+		return err_errno(e, -errno, "opening directory '%s'", l->locks_path);
+	return 0;
+}
+
 /* 0, or a sentence saying what is missing. */
 static int subid_setup(struct lease *l, const char *state_dir, struct err *e)
 {
 	const struct passwd *pw = getpwuid(l->uid);
-	_cleanup_free_ char *dir = NULL;
 	const char *helpers = find_helpers();
 	uint32_t n_uids, n_gids;
 	int r;
@@ -256,14 +272,11 @@ static int subid_setup(struct lease *l, const char *state_dir, struct err *e)
 	l->n_slots = n_uids < n_gids ? n_uids : n_gids;
 	if (l->n_slots > SUBID_SLOTS_MAX)
 		l->n_slots = SUBID_SLOTS_MAX;
-	if (asprintf(&dir, "%s/airplant/ids", state_dir) < 0)
+	if (asprintf(&l->locks_path, "%s/airplant/ids", state_dir) < 0)
 		return err_set(e, -ENOMEM, "out of memory");
-	r = mkdir_p(dir, 0700);
+	r = open_locks(l, e);
 	if (r < 0)
-		return err_errno(e, r, "creating directory '%s'", dir);
-	l->locks = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (l->locks < 0)
-		return err_errno(e, -errno, "opening directory '%s'", dir);
+		return r;
 	l->next_slot = slot_after_newest(l->locks, l->n_slots);
 	l->helpers = strdup(helpers);
 	return l->helpers ? 0 : err_set(e, -ENOMEM, "out of memory");
@@ -278,6 +291,13 @@ static int subid_take(struct lease *l, uint32_t *ret_slot, int *ret_fd, struct e
 
 		slot_name(slot, name);
 		fd = openat(l->locks, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+		if (fd < 0 && errno == ENOENT) {
+			int r = open_locks(l, e);
+
+			if (r < 0)
+				return r;
+			fd = openat(l->locks, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+		}
 		if (fd < 0)
 			return err_errno(e, -errno, "opening the lock of id slot %u", slot);
 		if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
@@ -483,6 +503,7 @@ void lease_free(struct lease *l)
 		return;
 	close_fdp(&l->broker);
 	close_fdp(&l->locks);
+	free(l->locks_path);
 	free(l->socket_path);
 	free(l->helpers);
 	free(l);

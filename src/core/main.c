@@ -4,6 +4,7 @@
  * Called like nix-daemon: without arguments, or "--daemon". */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <signal.h>
 #include <stdio.h>
@@ -122,15 +123,34 @@ static int directory(const char *variable, const char *fallback, char **ret, str
 	return 0;
 }
 
+/* The helpers lie beside this program (a build or scratch directory), or where they are installed. */
+static const char *helpers(char beside[static PATH_MAX])
+{
+	static const char probe[] = "/airplant-session";
+	ssize_t n = readlink("/proc/self/exe", beside, PATH_MAX - sizeof(probe));
+	char *slash;
+
+	if (n <= 0)
+		return AIRPLANT_LIBEXECDIR;
+	beside[n] = 0;
+	slash = strrchr(beside, '/');
+	memcpy(slash, probe, sizeof(probe));
+	if (access(beside, X_OK) < 0)
+		return AIRPLANT_LIBEXECDIR;
+	*slash = 0;
+	return beside;
+}
+
 static int read_environment(struct core *core, struct err *e)
 {
 	_cleanup_free_ char *socket = NULL;
+	char beside[PATH_MAX];
 	int r = directory("NIX_STORE_DIR", "/nix/store", &core->store_dir, e);
 
 	r = r ? r : directory("NIX_STATE_DIR", "/nix/var/nix", &core->state_dir, e);
 	r = r ? r : directory("NIX_LOG_DIR", "/nix/var/log/nix", &core->log_dir, e);
 	r = r ? r : directory("NIX_CONF_DIR", "/etc/nix", &core->conf_dir, e);
-	r = r ? r : directory("AIRPLANT_LIBEXEC_DIR", AIRPLANT_LIBEXECDIR, &core->libexec_dir, e);
+	r = r ? r : directory("AIRPLANT_LIBEXEC_DIR", helpers(beside), &core->libexec_dir, e);
 	if (r < 0)
 		return r;
 	if (asprintf(&socket, "%s/daemon-socket/socket", core->state_dir) < 0)

@@ -35,7 +35,8 @@ static const struct output_made *by_name(const struct check *c, const char *name
 
 static int out_of_memory(const struct check *c)
 {
-	return err_errno(c->e, -ENOMEM, "checking the outputs of '%s/%s'", c->store_dir, c->drv_base);
+	return err_errno(c->e, -ENOMEM, "checking the outputs of '%s/%s'", c->store_dir,
+			 c->drv_base);
 }
 
 /* Closure of an output that, like its siblings, is not valid yet. */
@@ -70,7 +71,8 @@ static int closure_of(const struct check *c, const struct output_made *top, stru
 				return err_set(c->e, OUTPUT_REJECT, "path '%s/%s' is not valid",
 					       c->store_dir, todo.v[i]);
 			if (r < 0)
-				return err_errno(c->e, r, "reading '%s/%s'", c->store_dir, todo.v[i]);
+				return err_errno(c->e, r, "reading '%s/%s'", c->store_dir,
+						 todo.v[i]);
 		}
 		size += info.nar_size;
 		for (size_t j = 0; j < info.refs.n; j++)
@@ -100,14 +102,16 @@ static int resolve(const struct check *c, const struct output_made *o, const str
 			_cleanup_buf_ struct buf names = BUF_INIT(MESSAGE_MAX);
 
 			for (size_t j = 0; j < c->n; j++)
-				if (buf_printf(&names, "%s%s", j ? ", " : "", c->outputs[j].name) < 0)
+				if (buf_printf(&names, "%s%s", j ? ", " : "", c->outputs[j].name) <
+				    0)
 					return out_of_memory(c);
-			return err_set(c->e, OUTPUT_REJECT,
-				       "derivation '%s/%s' output check for '%s' contains output name "
-				       "'%s', but this is not a valid output of this derivation. (Valid "
-				       "outputs are [%.*s].)",
-				       c->store_dir, c->drv_base, o->name, refs->v[i], (int)names.len,
-				       (const char *)names.data);
+			return err_set(
+				c->e, OUTPUT_REJECT,
+				"derivation '%s/%s' output check for '%s' contains output name "
+				"'%s', but this is not a valid output of this derivation. (Valid "
+				"outputs are [%.*s].)",
+				c->store_dir, c->drv_base, o->name, refs->v[i], (int)names.len,
+				(const char *)names.data);
 		}
 		if (strv_add_arena(ret, c->a, (char *)base) < 0)
 			return out_of_memory(c);
@@ -157,7 +161,8 @@ static int check_sizes(const struct check *c, const struct output_checks *rules,
 	if (rules->has_max_size && o->info.nar_size > rules->max_size)
 		return err_set(c->e, OUTPUT_REJECT,
 			       "path '%s/%s' is too large at %llu bytes; limit is %llu bytes",
-			       c->store_dir, o->info.path.base, (unsigned long long)o->info.nar_size,
+			       c->store_dir, o->info.path.base,
+			       (unsigned long long)o->info.nar_size,
 			       (unsigned long long)rules->max_size);
 	if (!rules->has_max_closure_size)
 		return 0;
@@ -165,14 +170,16 @@ static int check_sizes(const struct check *c, const struct output_checks *rules,
 	if (r)
 		return r;
 	if (size > rules->max_closure_size)
-		return err_set(c->e, OUTPUT_REJECT,
-			       "closure of path '%s/%s' is too large at %llu bytes; limit is %llu bytes",
-			       c->store_dir, o->info.path.base, (unsigned long long)size,
-			       (unsigned long long)rules->max_closure_size);
+		return err_set(
+			c->e, OUTPUT_REJECT,
+			"closure of path '%s/%s' is too large at %llu bytes; limit is %llu bytes",
+			c->store_dir, o->info.path.base, (unsigned long long)size,
+			(unsigned long long)rules->max_closure_size);
 	return 0;
 }
 
-static int apply(const struct check *c, const struct output_checks *rules, const struct output_made *o)
+static int apply(const struct check *c, const struct output_checks *rules,
+		 const struct output_made *o)
 {
 	int r = check_sizes(c, rules, o);
 
@@ -195,8 +202,13 @@ int output_check(struct db *db, const char *store_dir, const char *drv_base,
 		for (size_t j = 0; j < opts->checks.n; j++) {
 			_cleanup_arena_ struct arena a = ARENA_INIT(CHECK_MEMORY);
 			const struct output_checks *rules = &opts->checks.v[j];
-			struct check c = { .db = db, .store_dir = store_dir, .drv_base = drv_base,
-					   .outputs = outputs, .n = n, .a = &a, .e = e };
+			struct check c = { .db = db,
+					   .store_dir = store_dir,
+					   .drv_base = drv_base,
+					   .outputs = outputs,
+					   .n = n,
+					   .a = &a,
+					   .e = e };
 			int r = 0;
 
 			if (!rules->output || !strcmp(rules->output, outputs[i].name))

@@ -76,10 +76,7 @@ static int load_drv(struct place *p, const struct store_path *path, struct arena
 
 	if (r != 0)
 		return r;
-	r = drv_parse(p->core->store_dir, path, text, len, a, ret, e);
-	if (r != 0)
-		err_prefix(e, "error parsing derivation '%s/%s': ", p->core->store_dir, path->base);
-	return r;
+	return drv_parse(p->core->store_dir, path, text, len, a, ret, e);
 }
 
 static int cache_put(struct place *p, const char *base, const struct drv_hash *h)
@@ -289,8 +286,7 @@ int place_check_drv(struct place *p, const struct staged *s, struct arena *a,
 		return r;
 	r = drv_parse(store_dir, &reg->info.path, text, len, &scratch, &d, e);
 	if (r != 0)
-		return err_prefix(e, "error parsing derivation '%s/%s': ", store_dir,
-				  reg->info.path.base);
+		return r;
 	r = know_inputs(p, &d, e);
 	if (r == 0)
 		r = drv_check(store_dir, &d, lookup, p, &h, e);

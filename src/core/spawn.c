@@ -68,8 +68,8 @@ int spawn_child(const struct spawn *s, int *ret_pidfd, pid_t *ret_pid)
 	sigfillset(&all);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &all, &old);
-	pid = clone(child_main, stack + STACK_BYTES,
-		    CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &c, &pidfd);
+	pid = clone(child_main, stack + STACK_BYTES, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD,
+		    &c, &pidfd);
 	saved = errno;
 	sigprocmask(SIG_SETMASK, &old, NULL);
 	if (pid < 0)

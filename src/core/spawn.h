@@ -5,12 +5,12 @@
 #include <sys/types.h>
 
 struct spawn {
-	const char *path;    /* absolute */
-	char *const *argv;   /* NULL-terminated */
-	char *const *envp;   /* NULL-terminated */
-	const int *fds;	     /* fds[i] of ours becomes targets[i] of the child; the caller keeps his */
-	const int *targets;  /* each below 32 */
-	size_t n_fds;	     /* at most 8 */
+	const char *path;  /* absolute */
+	char *const *argv; /* NULL-terminated */
+	char *const *envp; /* NULL-terminated */
+	const int *fds; /* fds[i] of ours becomes targets[i] of the child; the caller keeps his */
+	const int *targets; /* each below 32 */
+	size_t n_fds;	    /* at most 8 */
 };
 
 /* Runs the program with an empty signal mask and default SIGPIPE; fds 0 to 2 are inherited unless

@@ -24,8 +24,14 @@
 /* A cleaner starts this long after something fell into the trash, and again after a failure. */
 enum { CLEAN_DELAY_USEC = 50 * 1000, CLEAN_AGAIN_USEC = 60 * 1000 * 1000 };
 
+/* Empty directories of sessions are used again: making and removing one costs more than all the
+ * rest of a short session. */
+enum { KEPT_MAX = 32 };
+
 struct spool {
 	struct core *core;
+	char *kept[KEPT_MAX]; /* names */
+	size_t n_kept;
 	char *dir;
 	int fd, trash_fd;
 	uint64_t next; /* number of the next directory; names are never used twice in one life */
@@ -237,28 +243,88 @@ void spool_close(struct spool *s)
 		return;
 	loop_timer_cancel(s->timer);
 	child_forget(s->cleaner);
+	while (s->n_kept > 0)
+		free(s->kept[--s->n_kept]);
 	close_fdp(&s->fd);
 	close_fdp(&s->trash_fd);
 	free(s->dir);
 	free(s);
 }
 
+static int open_sub(const struct spool *s, const char *name)
+{
+	return openat(s->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+/* Is there nothing in it? Reads the first few entries. */
+static bool is_empty(int fd)
+{
+	union {
+		char bytes[256];
+		uint64_t align;
+	} b;
+	long n;
+
+	if (lseek(fd, 0, SEEK_SET) < 0)
+		return false;
+	/* "." and ".." are 24 bytes each; the end of the directory is the proof. */
+	n = syscall(SYS_getdents64, fd, b.bytes, sizeof(b.bytes));
+	return n == 48 && syscall(SYS_getdents64, fd, b.bytes, sizeof(b.bytes)) == 0;
+}
+
+/* Keeps an empty directory, as private as it was made. Its last owner's process is gone, and with
+ * it every fd that could write here. */
+static bool keep(struct spool *s, const char *name)
+{
+	_cleanup_close_ int fd = -1;
+	struct stat st;
+	char *copy;
+
+	if (name[0] != 's' || s->n_kept >= KEPT_MAX)
+		return false;
+	fd = open_sub(s, name);
+	if (fd < 0 || fstat(fd, &st) < 0 || !is_empty(fd))
+		return false;
+	if ((st.st_mode & 07777) != 0700 && fchmod(fd, 0700) < 0)
+		return false;
+	copy = strdup(name);
+	if (!copy)
+		return false;
+	s->kept[s->n_kept++] = copy;
+	return true;
+}
+
+static int fresh_name(struct spool *s, char kind, char ret[static 40])
+{
+	for (;;) {
+		snprintf(ret, 40, "%c-%llu", kind, (unsigned long long)s->next++);
+		if (mkdirat(s->fd, ret, 0700) == 0)
+			return 0;
+		if (errno != EEXIST)
+			return -errno;
+	}
+}
+
 int spool_make(struct spool *s, char kind, char **ret_path, int *ret_fd)
 {
-	char name[40];
-	_cleanup_free_ char *path = NULL;
+	_cleanup_free_ char *path = NULL, *old = NULL;
 	_cleanup_close_ int fd = -1;
+	char fresh[40];
+	const char *name = fresh;
 
-	do
-		snprintf(name, sizeof(name), "%c-%llu", kind, (unsigned long long)s->next++);
-	while (mkdirat(s->fd, name, 0700) < 0 && errno == EEXIST);
-	fd = openat(s->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (kind == 's' && s->n_kept > 0) {
+		name = old = s->kept[--s->n_kept];
+	} else {
+		int r = fresh_name(s, kind, fresh);
+
+		if (r < 0)
+			return r;
+	}
+	fd = open_sub(s, name);
 	if (fd < 0)
 		return -errno;
-	if (asprintf(&path, "%s/%s", s->dir, name) < 0) {
-		(void)unlinkat(s->fd, name, AT_REMOVEDIR); /* empty, or swept at the next start */
-		return -ENOMEM;
-	}
+	if (asprintf(&path, "%s/%s", s->dir, name) < 0)
+		return -ENOMEM; /* swept at the next start */
 	*ret_path = TAKE_PTR(path);
 	*ret_fd = TAKE_FD(fd);
 	return 0;
@@ -271,7 +337,8 @@ void spool_drop(struct spool *s, const char *path)
 
 	if (strncmp(path, s->dir, len) || path[len] != '/' || !*name || strchr(name, '/'))
 		return; /* of an earlier store: that spool is gone with it */
-	/* Most are empty by now. */
+	if (keep(s, name))
+		return;
 	if (unlinkat(s->fd, name, AT_REMOVEDIR) == 0)
 		return;
 	(void)throw_away(s, s->fd, name); /* else the next start sweeps it */

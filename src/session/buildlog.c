@@ -53,9 +53,9 @@ int logs_started(struct session *s, struct build_logs *l, const struct session_e
 	if (!v)
 		return -ENOMEM;
 	l->v = v;
-	v[l->n] = (struct running){
-		.build = ev->build, .log = TAKE_FD(fd), .line = BUF_INIT(LOG_LINE_MAX)
-	};
+	v[l->n] = (struct running){ .build = ev->build,
+				    .log = TAKE_FD(fd),
+				    .line = BUF_INIT(LOG_LINE_MAX) };
 	int r = start_activity(s, &v[l->n], ev->drv, verb);
 	l->n++;
 	return r ?: logs_grown(s, l, ev);

@@ -73,6 +73,10 @@ static void give_back(struct session *s)
 	buf_done(&s->out.b);
 	s->out.b = BUF_INIT(SIZE_MAX / 2);
 	store_close(s);
+	free(s->pending); /* empty: everything owed was sent */
+	s->pending = NULL;
+	smap_done(&s->pending_paths);
+	s->pending_paths = (struct smap){};
 	(void)malloc_trim(0);
 }
 
@@ -110,8 +114,9 @@ void session_init(struct session *s)
 
 void session_done(struct session *s)
 {
-	for (size_t i = 0; i < PENDING_MAX; i++)
+	for (size_t i = 0; s->pending && i < PENDING_MAX; i++)
 		pending_drop(&s->pending[i]);
+	free(s->pending);
 	smap_done(&s->pending_paths);
 	free(s->batch_error);
 	store_close(s);

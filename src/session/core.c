@@ -26,8 +26,8 @@ int core_send(struct session *s, uint32_t type, const struct layout *l, const vo
 	if (s->next_id == 0)
 		s->next_id = 1;
 	for (;;) {
-		r = l ? chan_send_record(s->core, type, id, l, record, NULL, 0) :
-			chan_send(s->core, type, id, NULL, 0, NULL, 0);
+		r = l ? chan_send_record(s->core, type, id, l, record, NULL, 0)
+		      : chan_send(s->core, type, id, NULL, 0, NULL, 0);
 		if (r != -EAGAIN)
 			break;
 		r = wait_for(s->core, POLLOUT);
@@ -131,6 +131,10 @@ void pending_drop(struct pending *p)
 
 int pending_add(struct session *s, struct pending *p)
 {
+	if (!s->pending)
+		s->pending = calloc(PENDING_MAX, sizeof(*s->pending));
+	if (!s->pending)
+		return -ENOMEM;
 	if (p->path && smap_put(&s->pending_paths, p->path, s) < 0)
 		return -ENOMEM;
 	*pending_at(s, s->n_pending++) = *p;
@@ -144,7 +148,8 @@ static void settle_failure(struct session *s, struct pending *p)
 	for (size_t i = 0; i < p->spool_names.n; i++)
 		(void)rm_tree_at(s->spool, p->spool_names.v[i]);
 	if (!p->silent)
-		wire_put_error(&s->out, s->version, LVL_ERROR, p->error ? p->error : "out of memory");
+		wire_put_error(&s->out, s->version, LVL_ERROR,
+			       p->error ? p->error : "out of memory");
 	else if (!s->batch_error)
 		s->batch_error = p->error ? TAKE_PTR(p->error) : strdup("out of memory");
 }
@@ -154,13 +159,15 @@ static int settle_one(struct session *s)
 {
 	struct pending *p = pending_at(s, 0);
 
+	/* What the core does now must be seen afterwards, and a reader is in its way meanwhile. */
+	if (p->id && !p->done)
+		store_release(s);
 	while (p->id && !p->done) {
 		_cleanup_msg_ struct msg m = MSG_INIT;
 		int r = receive(s, &m);
 		if (r < 0)
 			return r;
 		(void)note_done(s, &m);
-		store_release(s);
 	}
 	if (p->id && !p->ok)
 		settle_failure(s, p);

@@ -11,7 +11,8 @@ struct op {
 	const char *name;
 	op_fn run; /* NULL: known, not served */
 	/* The payload of an operation that is not served, so that it can be read over:
-	 * u integer, s string, L list of strings, 2 and 4 count and as many strings each, F framed */
+	 * u integer, s string, L list of strings, 2 and 4 count and as many strings each, F framed
+	 */
 	const char *payload;
 	/* A client that is not trusted reads this instead; NULL: no difference. */
 	const char *untrusted;

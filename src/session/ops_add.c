@@ -42,7 +42,8 @@ static void put_answer(struct wire_out *out, const struct add *a, const struct w
 static int compute_path(struct session *s, struct add *a, struct err *e)
 {
 	a->ca.method = a->method;
-	int r = store_path_for_ca(s->client.store_dir, a->name, &a->ca, &a->refs, false, &a->path, e);
+	int r = store_path_for_ca(s->client.store_dir, a->name, &a->ca, &a->refs, false, &a->path,
+				  e);
 	return r > 0 ? (e->code = OP_FAILED) : r;
 }
 

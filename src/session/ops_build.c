@@ -72,9 +72,10 @@ static void close_activities(struct session *s, struct build *b)
 
 static void put_progress(struct session *s, struct build *b, const struct session_progress *p)
 {
-	struct wire_field builds[] = {
-		{ .num = p->done }, { .num = p->expected }, { .num = p->running }, { .num = p->failed }
-	};
+	struct wire_field builds[] = { { .num = p->done },
+				       { .num = p->expected },
+				       { .num = p->running },
+				       { .num = p->failed } };
 	struct wire_field copies[4] = {};
 
 	wire_put_result(&s->out, s->version, b->act_builds, RES_PROGRESS, builds, 4);

@@ -120,8 +120,9 @@ static int note(struct session *s, struct strv *list, const struct store_path *p
 /* 0 when it was not seen before. */
 static int first_time(struct session *s, struct missing *m, const struct want *w, struct err *e)
 {
-	struct derived_path d = { .path = w->drv, .built = true, .all = w->all,
-				  .outputs = w->outputs };
+	struct derived_path d = {
+		.path = w->drv, .built = true, .all = w->all, .outputs = w->outputs
+	};
 	char *key = derived_path_base(&s->arena, &d);
 
 	if (!key)

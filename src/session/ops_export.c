@@ -13,7 +13,8 @@
 
 enum { EXPORT_CHUNK = 32 * 1024 };
 
-struct export {
+struct export
+{
 	struct session *s;
 	struct wire_out data; /* what goes into the next WRITE frame */
 	struct hasher *hasher;
@@ -122,8 +123,8 @@ static int get_trailer(struct session *s, struct wire_in *in, struct arena *a,
 	return r;
 }
 
-static int import_one(struct session *s, struct wire_in *in, struct batch *b, struct strv *ret_paths,
-		      struct err *e)
+static int import_one(struct session *s, struct wire_in *in, struct batch *b,
+		      struct strv *ret_paths, struct err *e)
 {
 	struct wire_info info = { .ca = (char *)"" };
 	struct spooled o;
@@ -157,7 +158,8 @@ static int import_all(struct session *s, struct batch *b, struct strv *ret_paths
 			break;
 		if (more != 1)
 			return err_set(e, OP_FAILED,
-				       "input doesn't look like something created by 'nix-store --export'");
+				       "input doesn't look like something created by 'nix-store "
+				       "--export'");
 		r = import_one(s, in, b, ret_paths, e);
 		if (r)
 			return r;

@@ -33,18 +33,15 @@ static int get_options(struct session *s, struct session_options *o, uint64_t *r
 	struct {
 		uint64_t *to, max;
 	} fields[] = {
-		{ &o->keep_failed, 1 },
-		{ &o->keep_going, 1 },
-		{ &o->try_fallback, 1 },
-		{ ret_verbosity, UINT32_MAX },
-		{ &o->max_jobs, UINT32_MAX },
-		{ &o->max_silent_time, UINT32_MAX },
+		{ &o->keep_failed, 1 },	      { &o->keep_going, 1 },
+		{ &o->try_fallback, 1 },      { ret_verbosity, UINT32_MAX },
+		{ &o->max_jobs, UINT32_MAX }, { &o->max_silent_time, UINT32_MAX },
 		{ &unused, UINT32_MAX }, /* obsolete: use the build hook */
-		{ &unused, UINT32_MAX }, /* the level of builds' output: clients decide themselves */
+		{ &unused, UINT32_MAX }, /* the level of builds' output: clients decide themselves
+					  */
 		{ &unused, UINT32_MAX }, /* obsolete: log type */
 		{ &unused, UINT32_MAX }, /* obsolete: print a trace */
-		{ &o->cores, UINT32_MAX },
-		{ &o->use_substitutes, 1 },
+		{ &o->cores, UINT32_MAX },    { &o->use_substitutes, 1 },
 	};
 
 	for (size_t i = 0; i < ELEMENTS(fields); i++) {

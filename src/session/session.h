@@ -18,21 +18,21 @@
 enum { OP_FAILED = 16 }; /* apart from WIRE_BAD and WIRE_EOF */
 
 enum {
-	IN_SIZE = 64 * 1024,	   /* input buffer, allocated when the client speaks */
-	IDLE_MSEC = 2000,	   /* of silence, then memory is given back */
-	PENDING_MAX = 128,	   /* adds on their way to the core */
-	DRAIN_MAX = 0x7fffffff,	   /* bytes of a failed stream that are read to its end */
+	IN_SIZE = 64 * 1024,	/* input buffer, allocated when the client speaks */
+	IDLE_MSEC = 2000,	/* of silence, then memory is given back */
+	PENDING_MAX = 128,	/* adds on their way to the core */
+	DRAIN_MAX = 0x7fffffff, /* bytes of a failed stream that are read to its end */
 };
 
 /* An answer that may be sent when the core has said DONE. */
 struct pending {
-	uint32_t id;	   /* of the request to the core; 0: nothing to wait for */
+	uint32_t id; /* of the request to the core; 0: nothing to wait for */
 	bool done, ok;
-	char *error;	   /* when not ok */
-	struct wire_out reply; /* behind LAST */
-	char *path;	   /* base name being added */
+	char *error;		 /* when not ok */
+	struct wire_out reply;	 /* behind LAST */
+	char *path;		 /* base name being added */
 	struct strv spool_names; /* heap; to be deleted when the add fails */
-	bool silent;	   /* part of a request that goes on: no answer; see batch_error */
+	bool silent;		 /* part of a request that goes on: no answer; see batch_error */
 };
 
 struct session {
@@ -49,14 +49,15 @@ struct session {
 	/* The request at hand. */
 	struct arena arena;
 	bool consumed; /* its fixed part is read: an error leaves the stream in step */
-	struct wire_framed *framed; /* its open stream (`frame`), read to the end before the answer */
+	struct wire_framed
+		*framed; /* its open stream (`frame`), read to the end before the answer */
 	struct wire_framed frame;
 	char *batch_error; /* why a silent part failed: the first reason */
 	/* The database. */
 	struct db *db;
 	bool snapshot;
 	/* Adds on their way. */
-	struct pending pending[PENDING_MAX];
+	struct pending *pending; /* PENDING_MAX, a ring; allocated by the first add */
 	size_t pending_first, n_pending;
 	struct smap pending_paths; /* base name -> non-NULL */
 	bool settling;

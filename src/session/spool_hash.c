@@ -87,7 +87,8 @@ int spool_hash(struct session *s, const char *name, enum ca_method m, enum hash_
 		k.rewrite = rewrite_new(from, zero_digest);
 	}
 	if (k.h && (!digest32 || k.rewrite))
-		r = m == CA_NAR ? tree_dump(s->spool, name, sink, &k, e) : hash_file(s, name, &k, e);
+		r = m == CA_NAR ? tree_dump(s->spool, name, sink, &k, e)
+				: hash_file(s, name, &k, e);
 	if (!r && k.rewrite)
 		r = finish_rewrite(&k);
 	if (k.h)
@@ -102,8 +103,8 @@ int spool_verify_ca(struct session *s, const struct spooled *o, const struct ca 
 {
 	struct hash got;
 
-	/* Without a reference to itself the plain NAR hash is the one; a file that contains the digest
-	 * of its own plain hash cannot be made. */
+	/* Without a reference to itself the plain NAR hash is the one; a file that contains the
+	 * digest of its own plain hash cannot be made. */
 	if (ca->method == CA_NAR && ca->hash.algo == HASH_SHA256 &&
 	    memcmp(ca->hash.bytes, o->nar_hash, 32) == 0)
 		return 0;
@@ -112,9 +113,10 @@ int spool_verify_ca(struct session *s, const struct spooled *o, const struct ca 
 		return r;
 	if (hash_equal(&ca->hash, &got))
 		return 0;
-	return err_set(e, OP_FAILED,
-		       "ca hash mismatch importing path '%s/%s';\n  specified: %s:%s\n  got:       %s:%s",
-		       s->client.store_dir, path->base, hash_algo_name(ca->hash.algo),
-		       hash_print(&s->arena, &ca->hash, BASE32) ?: "",
-		       hash_algo_name(got.algo), hash_print(&s->arena, &got, BASE32) ?: "");
+	return err_set(
+		e, OP_FAILED,
+		"ca hash mismatch importing path '%s/%s';\n  specified: %s:%s\n  got:       %s:%s",
+		s->client.store_dir, path->base, hash_algo_name(ca->hash.algo),
+		hash_print(&s->arena, &ca->hash, BASE32) ?: "", hash_algo_name(got.algo),
+		hash_print(&s->arena, &got, BASE32) ?: "");
 }

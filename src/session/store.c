@@ -105,8 +105,8 @@ int store_drv(struct session *s, const struct store_path *p, struct arena *a, st
 	size_t len;
 
 	if (!store_path_is_drv(p))
-		return err_set(e, OP_FAILED, "path '%s/%s' is not a derivation", s->client.store_dir,
-			       p->base);
+		return err_set(e, OP_FAILED, "path '%s/%s' is not a derivation",
+			       s->client.store_dir, p->base);
 	int r = read_file_at(s->store, p->base, DRV_MAX, &text, &len);
 	if (r == -ENOENT)
 		return err_set(e, OP_FAILED, "path '%s/%s' does not exist", s->client.store_dir,

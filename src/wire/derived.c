@@ -37,9 +37,10 @@ static int parse_outputs(struct arena *a, char *list, bool legacy, struct derive
 /* Only plain derivations: an output of an output is a dynamic derivation. */
 static int refuse_dynamic(const char *text, struct err *e)
 {
-	return err_set(e, WIRE_BAD,
-		       "experimental Nix feature 'dynamic-derivations' is disabled; cannot build '%s'",
-		       text);
+	return err_set(
+		e, WIRE_BAD,
+		"experimental Nix feature 'dynamic-derivations' is disabled; cannot build '%s'",
+		text);
 }
 
 int derived_path_parse(const char *store_dir, unsigned version, struct arena *a, char *text,
@@ -90,8 +91,8 @@ char *derived_path_base(struct arena *a, const struct derived_path *d)
 	return s;
 }
 
-int wire_derived_paths(struct wire_in *in, const char *store_dir, unsigned version,
-		       struct arena *a, struct derived_paths *ret)
+int wire_derived_paths(struct wire_in *in, const char *store_dir, unsigned version, struct arena *a,
+		       struct derived_paths *ret)
 {
 	struct strv texts = {};
 

@@ -23,5 +23,5 @@ struct derived_paths {
 	struct derived_path *v;
 	size_t n;
 };
-int wire_derived_paths(struct wire_in *in, const char *store_dir, unsigned version,
-		       struct arena *a, struct derived_paths *ret);
+int wire_derived_paths(struct wire_in *in, const char *store_dir, unsigned version, struct arena *a,
+		       struct derived_paths *ret);

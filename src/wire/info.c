@@ -85,8 +85,7 @@ int wire_sigs(struct wire_in *in, struct arena *a, struct strv *ret)
 	return 0;
 }
 
-int wire_get_info(struct wire_in *in, const char *store_dir, struct arena *a,
-		  struct wire_info *ret)
+int wire_get_info(struct wire_in *in, const char *store_dir, struct arena *a, struct wire_info *ret)
 {
 	struct wire_info i = { .path = ret->path };
 

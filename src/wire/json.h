@@ -15,7 +15,15 @@ struct json {
 	struct arena *a;
 };
 
-enum json_kind { JSON_STRING, JSON_UINT, JSON_NUMBER, JSON_OBJECT, JSON_ARRAY, JSON_WORD, JSON_NONE };
+enum json_kind {
+	JSON_STRING,
+	JSON_UINT,
+	JSON_NUMBER,
+	JSON_OBJECT,
+	JSON_ARRAY,
+	JSON_WORD,
+	JSON_NONE
+};
 
 void json_init(struct json *j, const char *text, size_t len, struct arena *a);
 enum json_kind json_peek(struct json *j);

@@ -62,12 +62,9 @@ static int parse_member(struct json *j, const char *key, struct log_message *m, 
 		uint64_t *num;
 		char **str;
 	} rows[] = {
-		{ "action", 0, NULL, ret_action },
-		{ "id", HAS_ID, &m->id, NULL },
-		{ "level", HAS_LEVEL, &m->level, NULL },
-		{ "type", HAS_TYPE, &m->type, NULL },
-		{ "text", HAS_TEXT, NULL, &m->text },
-		{ "msg", HAS_MSG, NULL, &m->msg },
+		{ "action", 0, NULL, ret_action },	 { "id", HAS_ID, &m->id, NULL },
+		{ "level", HAS_LEVEL, &m->level, NULL }, { "type", HAS_TYPE, &m->type, NULL },
+		{ "text", HAS_TEXT, NULL, &m->text },	 { "msg", HAS_MSG, NULL, &m->msg },
 		{ "phase", HAS_PHASE, NULL, &m->phase },
 	};
 	enum json_kind k = json_peek(j);

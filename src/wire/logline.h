@@ -2,8 +2,8 @@
  *
  *   { "action": "setPhase", "phase": P }       { "action": "msg", "level": N, "msg": S }
  *   { "action": "start", "id": N, "level": N, "type": N, "text": S, "fields": [...] }
- *   { "action": "stop", "id": N }              { "action": "result", "id": N, "type": N, "fields": [...] }
- * Later keys win over earlier ones; unknown keys are allowed. */
+ *   { "action": "stop", "id": N }              { "action": "result", "id": N, "type": N, "fields":
+ * [...] } Later keys win over earlier ones; unknown keys are allowed. */
 #pragma once
 
 #include "base/arena.h"

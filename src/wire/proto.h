@@ -14,20 +14,20 @@ enum { WIRE_VERSION = 1 << 8 | 38, WIRE_VERSION_MIN = 1 << 8 | 18 };
 
 /* What a peer's version decides. The rows are in gates.c. */
 enum wire_gate {
-	GATE_ACTIVITIES,	/* START, STOP, RESULT frames */
-	GATE_NAR_READ,		/* op 39 pulls its NAR with READ frames */
-	GATE_SUBSTITUTABLE_CA,	/* op 30 takes a map of path to content address */
-	GATE_NAR_FRAMED,	/* op 39 takes a framed NAR */
-	GATE_ADD_FRAMED,	/* op 7 takes a method and a framed dump */
-	GATE_ERROR_STRUCT,	/* ERROR frames are structured */
-	GATE_VALID_SUBSTITUTE,	/* op 31 has a substitute flag */
-	GATE_RESULT_OUTPUTS,	/* build results carry outputs */
-	GATE_RESULT_TIMES,	/* build results carry times */
-	GATE_DERIVED_PATH,	/* a bare .drv target means the file itself */
-	GATE_VERSION_STRING,	/* the handshake names the daemon's version */
-	GATE_TRUST,		/* the handshake tells whether the client is trusted */
-	GATE_RESULT_CPU,	/* build results carry processor times */
-	GATE_FEATURES,		/* the handshake exchanges features */
+	GATE_ACTIVITIES,       /* START, STOP, RESULT frames */
+	GATE_NAR_READ,	       /* op 39 pulls its NAR with READ frames */
+	GATE_SUBSTITUTABLE_CA, /* op 30 takes a map of path to content address */
+	GATE_NAR_FRAMED,       /* op 39 takes a framed NAR */
+	GATE_ADD_FRAMED,       /* op 7 takes a method and a framed dump */
+	GATE_ERROR_STRUCT,     /* ERROR frames are structured */
+	GATE_VALID_SUBSTITUTE, /* op 31 has a substitute flag */
+	GATE_RESULT_OUTPUTS,   /* build results carry outputs */
+	GATE_RESULT_TIMES,     /* build results carry times */
+	GATE_DERIVED_PATH,     /* a bare .drv target means the file itself */
+	GATE_VERSION_STRING,   /* the handshake names the daemon's version */
+	GATE_TRUST,	       /* the handshake tells whether the client is trusted */
+	GATE_RESULT_CPU,       /* build results carry processor times */
+	GATE_FEATURES,	       /* the handshake exchanges features */
 	N_WIRE_GATES,
 };
 /* `version` is major << 8 | minor, as negotiated. */

@@ -68,8 +68,8 @@ class Daemon:
     def write_conf(self, extra=""):
         (self.etc / "nix.conf").write_text(
             "sandbox = true\nsandbox-paths = /bin/sh=/bin/busybox\nsubstituters =\n"
-            "experimental-features = nix-command flakes\nmax-jobs = 2\n"
-            f"ids = {self.mode}\nids-socket = {self.base}/ids.socket\n" + extra)
+            "experimental-features = nix-command flakes\nmax-jobs = 2\n" + extra)
+        (self.etc / "airplant.conf").write_text(f"ids = {self.mode}\nids-socket = {self.base}/ids.socket\n")
 
     def env(self, user="root"):
         return {"NIX_STORE_DIR": str(self.store), "NIX_STATE_DIR": str(self.state),
@@ -129,6 +129,7 @@ class Daemon:
                 p.kill()
                 p.wait()
         self.procs = []
+        (self.base / "ids.socket").unlink(missing_ok=True)
 
     def run(self, *argv, user=ALICE, check=True, input=None, env=None, cwd=None, timeout=120):
         """Runs a client as `user`. Gives the CompletedProcess (text)."""

@@ -62,7 +62,7 @@ def closure(daemon):
 def test_queries(one):
     c = closure(one)
     q = lambda *a: one.run("nix-store", "-q", *a, c).stdout.split()
-    names = lambda paths: sorted(p.split("-", 1)[1] for p in paths)
+    names = lambda paths: sorted(os.path.basename(p).split("-", 1)[1] for p in paths)
     assert names(q("--requisites")) == ["a", "b", "c"]
     assert names(q("--references")) == ["b"]
     deriver, = q("--deriver")
@@ -77,7 +77,6 @@ def test_queries(one):
     assert names(one.run("nix-store", "-q", "--requisites", "--include-outputs", deriver).stdout.split())[0] == "a"
     assert one.run("nix-store", "-q", "--binding", "name", deriver).stdout == "c\n"
     one.run("nix-store", "-r", c, "--add-root", one.homes[ALICE] / "root", "--indirect")
-    assert str(one.homes[ALICE] / "root") not in q("--roots") or True
     roots = one.run("nix-store", "-q", "--roots", c, user="root").stdout
     assert "root" in roots
     info = json.loads(one.run("nix", "path-info", "--json", "-S", c).stdout)
@@ -183,9 +182,9 @@ def rows(db):
                          "join ValidPaths b on reference = b.id order by 1, 2").fetchall()
         outs = c.execute("select v.path, d.id, d.path from DerivationOutputs d join ValidPaths v on drv = v.id "
                          "order by 1, 2").fetchall()
-        schema = sorted(re.sub(r"\s+", " ", s[0]) for s in c.execute("select sql from sqlite_master where sql not null")
-                        if "Realisations" not in s[0])
-    return {"paths": paths, "refs": refs, "outputs": outs, "tables": len(schema)}
+        schema = sorted(re.sub(r"--[^\n]*\n|\s+", "", s[0]).lower() for s in c.execute("select sql from sqlite_master where sql not null")
+                        if "Realisations" not in s[0] and "SchemaMigrations" not in s[0])
+    return {"paths": paths, "refs": refs, "outputs": outs, "tables": schema}
 
 
 def test_store_made_anew_under_the_daemon(one):
@@ -208,6 +207,5 @@ def test_refused_user(make_daemon):
 
 
 def test_restricted_setting_warning(one):
-    r = one.run("nix-store", "--option", "sandbox", "false", "--version-check-dummy", check=False)
     r = one.nix_build('sh "w" "echo > $out"', args=["--option", "sandbox", "false"])
     assert "restricted setting" in r.stderr

@@ -2,6 +2,7 @@
  * the supervisor said, and the time. Not a test. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "peer.h"
 
@@ -19,9 +20,11 @@ int main(int argc, char **argv)
 			p.start.sandbox = SANDBOX_OFF;
 			p.start.store_dir = p.store;
 			p.start.build_dir = arena_printf(&p.arena, "%s/build", p.start.scratch);
-			p.start.builder = arena_printf(&p.arena, "%s/%s/bin/sh", p.store, PEER_BUSYBOX);
+			p.start.builder =
+				arena_printf(&p.arena, "%s/%s/bin/sh", p.store, PEER_BUSYBOX);
 			p.start.env.n = 0;
-			peer_env(&p, "PATH", arena_printf(&p.arena, "%s/%s/bin", p.store, PEER_BUSYBOX));
+			peer_env(&p, "PATH",
+				 arena_printf(&p.arena, "%s/%s/bin", p.store, PEER_BUSYBOX));
 			peer_env(&p, "out", arena_printf(&p.arena, "%s/%s", p.store, PEER_OUT));
 		}
 		if (argc > 4)
@@ -42,7 +45,8 @@ int main(int argc, char **argv)
 		sum += p.ms;
 		if (i == runs - 1) {
 			fwrite(p.log, 1, p.log_len, stdout);
-			printf("--\nend %d status %llu error %s\nbye %d clean %llu %s; exit %d; running uid "
+			printf("--\nend %d status %llu error %s\nbye %d clean %llu %s; exit %d; "
+			       "running uid "
 			       "%llu\ncpu %llu %llu us, rss %llu, log %llu zlog %zu\n",
 			       p.got_end, (unsigned long long)p.end.status,
 			       p.end.error ? p.end.error : "-", p.got_bye,
@@ -63,6 +67,14 @@ int main(int argc, char **argv)
 		}
 		peer_done(&p);
 	}
-	printf("best %.2f ms (to BUILD_END %.2f), mean %.2f ms over %d\n", best, best_end, sum / runs, runs);
+	struct rusage u;
+
+	getrusage(RUSAGE_CHILDREN, &u);
+	printf("cpu per build %.2f ms\n",
+	       ((double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1e3 +
+		(double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e3) /
+		       runs);
+	printf("best %.2f ms (to BUILD_END %.2f), mean %.2f ms over %d\n", best, best_end,
+	       sum / runs, runs);
 	return 0;
 }

@@ -15,12 +15,13 @@
 
 #include "base/fd.h"
 
-#define MUST(x)                                                                               \
-	do {                                                                                  \
-		if (!(x)) {                                                                   \
-			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #x, strerror(errno)); \
-			abort();                                                              \
-		}                                                                             \
+#define MUST(x)                                                                                    \
+	do {                                                                                       \
+		if (!(x)) {                                                                        \
+			fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #x,                 \
+				strerror(errno));                                                  \
+			abort();                                                                   \
+		}                                                                                  \
 	} while (0)
 
 static double now_ms(void)
@@ -93,7 +94,9 @@ void peer_init(struct peer *p, enum build_ids_mode mode, const char *program)
 
 	snprintf(top, sizeof(top), "%s/airplant-test-XXXXXX", tmp && *tmp ? tmp : "/tmp");
 
-	*p = (struct peer){ .arena = ARENA_INIT(64 << 20), .mode = mode, .program = program,
+	*p = (struct peer){ .arena = ARENA_INIT(64 << 20),
+			    .mode = mode,
+			    .program = program,
 			    .cancel_after_ms = -1 };
 	MUST(mkdtemp(top) && chmod(top, 0755) == 0);
 	give(top);
@@ -142,8 +145,10 @@ void peer_env(struct peer *p, const char *name, const char *value)
 void peer_script(struct peer *p, const char *script)
 {
 	/* Every applet by its plain name. */
-	char *text = arena_printf(&p->arena, "for a in $(busybox --list); do case $a in [a-z]*) "
-				  "alias $a=\"busybox $a\";; esac; done\n%s", script);
+	char *text = arena_printf(&p->arena,
+				  "for a in $(busybox --list); do case $a in [a-z]*) "
+				  "alias $a=\"busybox $a\";; esac; done\n%s",
+				  script);
 
 	MUST(text);
 	MUST(strv_add_arena(&p->start.args, &p->arena, str(p, "-c")) == 0);
@@ -273,6 +278,10 @@ void peer_run(struct peer *p)
 			p->cancel_after_ms = -1;
 			if (p->hang_up)
 				break;
+			if (p->kill) {
+				MUST(kill(pid, SIGKILL) == 0);
+				continue;
+			}
 			(void)chan_send(pair[0], BUILD_CANCEL, 0, NULL, 0, NULL, 0);
 			continue;
 		}

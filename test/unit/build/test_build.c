@@ -1,5 +1,5 @@
-/* The supervisor as its core sees it, in mode single (an ordinary user) and, as root, with a slot as
- * the broker maps it. Hostile builders included. Argument: the supervisor. */
+/* The supervisor as its core sees it, in mode single (an ordinary user) and, as root, with a slot
+ * as the broker maps it. Hostile builders included. Argument: the supervisor. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,8 +22,8 @@
 static const char *program;
 
 #define STORE "/nix/store/"
-#define M "\x1b[35;1m"
-#define N "\x1b[0m"
+#define M     "\x1b[35;1m"
+#define N     "\x1b[0m"
 
 /* Every test runs once per mode that this user can play. */
 typedef void (*scenario)(struct peer *p);
@@ -59,7 +59,8 @@ static void expect(struct peer *p, const char *script, uint64_t status)
 	peer_script(p, script);
 	run(p);
 	if (p->end.status != status)
-		fail_msg("status %llu: %s\n%s", (unsigned long long)p->end.status, p->end.error, p->log);
+		fail_msg("status %llu: %s\n%s", (unsigned long long)p->end.status, p->end.error,
+			 p->log);
 }
 
 /* --- what a build gives ---------------------------------------------------- */
@@ -93,10 +94,9 @@ static void check_built(struct peer *p)
 	assert_string_equal(p->log, "done\n");
 	assert_int_equal(p->end.log_size, 5);
 	assert_true(p->got_running);
-	assert_int_equal(p->running.host_uid,
-			 p->mode == IDS_BROKER	 ? PEER_BASE :
-			 geteuid() == 0 ? PEER_UID :
-					  geteuid());
+	assert_int_equal(p->running.host_uid, p->mode == IDS_BROKER ? PEER_BASE
+					      : geteuid() == 0	    ? PEER_UID
+								    : geteuid());
 }
 
 static void test_built(void **state)
@@ -133,10 +133,12 @@ static const char see[] =
 	"while read a b c d t o rest; do echo $t $o; done < /proc/self/mountinfo\n"
 	"grep -E 'Cap|NoNew|Seccomp|Groups|^Uid|^Gid|Umask|Sig[BIC]' /proc/self/status\n"
 	"cat /proc/self/personality /proc/self/cgroup /etc/passwd /etc/group /etc/hosts; uname -n\n"
-	"ulimit -a | grep -v signals; ip addr; ps | wc -l; pwd; umask; test -t 2 && echo tty; test -t 0\n"
+	"ulimit -a | grep -v signals; ip addr; ps | wc -l; pwd; umask; test -t 2 && echo tty; test "
+	"-t 0\n"
 	"mkdir /foo; mkdir /nix/foo; touch /etc/x; chmod 4755 /build; echo > " STORE PEER_FILE "\n"
 	"touch /build/x /tmp/x /dev/shm/x; ls -ln /build/x /tmp/x | cut -c1-40\n"
-	"mknod /tmp/n c 1 3; mount -t tmpfs x /tmp; chown 0 /build; su -c id; kill -9 1; echo end > $out";
+	"mknod /tmp/n c 1 3; mount -t tmpfs x /tmp; chown 0 /build; su -c id; kill -9 1; echo end "
+	"> $out";
 
 static void test_same_in_both_modes(void **state)
 {
@@ -168,7 +170,8 @@ static void check_files(struct peer *p)
 
 	p->start.files.v = &file;
 	p->start.files.n = 1;
-	expect(p, "ls -ln .attr-x | cut -c1-22; cat .attr-x; echo x >> .attr-x && cp .attr-x $out", BUILT);
+	expect(p, "ls -ln .attr-x | cut -c1-22; cat .attr-x; echo x >> .attr-x && cp .attr-x $out",
+	       BUILT);
 	assert_string_equal(p->log, "-rw-r--r--    1 1000  \none\ntwo");
 }
 
@@ -182,9 +185,11 @@ static void test_files(void **state)
 
 static void check_failure(struct peer *p)
 {
-	expect(p, "echo one; printf 'gone\\rtwo\\n@nix {\"action\":\"x\"}\\nthree'; exit 7", PERMANENT_FAILURE);
+	expect(p, "echo one; printf 'gone\\rtwo\\n@nix {\"action\":\"x\"}\\nthree'; exit 7",
+	       PERMANENT_FAILURE);
 	assert_string_equal(p->end.error,
-			    "Cannot build '" M STORE PEER_DRV N "'.\nReason: \x1b[31;1mbuilder failed with "
+			    "Cannot build '" M STORE PEER_DRV N
+			    "'.\nReason: \x1b[31;1mbuilder failed with "
 			    "exit code 7" N ".\nOutput paths:\n  " M STORE PEER_OUT N
 			    "\nLast 3 log lines:\n> one\n> two\n> three\nFor full logs, run:\n  "
 			    "\x1b[1mnix-store -l " STORE PEER_DRV N);
@@ -194,34 +199,38 @@ static void check_signal(struct peer *p)
 {
 	p->start.fixed = 1;
 	p->start.fixed_algo = "sha256";
-	expect(p, "kill -9 $$; /nix/store/" PEER_BUSYBOX "/bin/busybox sh -c 'kill -SEGV $$'; exit 1",
+	expect(p,
+	       "kill -9 $$; /nix/store/" PEER_BUSYBOX "/bin/busybox sh -c 'kill -SEGV $$'; exit 1",
 	       TRANSIENT_FAILURE);
 }
 
 static void check_missing(struct peer *p)
 {
 	expect(p, "true", OUTPUT_REJECTED);
-	assert_string_equal(p->end.error,
-			    "builder for '" M STORE PEER_DRV N "' failed to produce output path for output '" M
-			    "out" N "' at " M "\"" STORE PEER_OUT "\"" N);
+	assert_string_equal(p->end.error, "builder for '" M STORE PEER_DRV N
+					  "' failed to produce output path for output '" M "out" N
+					  "' at " M "\"" STORE PEER_OUT "\"" N);
 }
 
 static void check_exec(struct peer *p)
 {
 	p->start.builder = "/nix/store/none";
 	expect(p, "", PERMANENT_FAILURE);
-	assert_string_equal(p->log, "executing '" M "/nix/store/none" N "': No such file or directory");
+	assert_string_equal(p->log,
+			    "executing '" M "/nix/store/none" N "': No such file or directory");
 }
 
 static void check_bind(struct peer *p)
 {
-	struct build_pair binds[] = { { "/optional", "/nonexistent/x?" }, { "/here", "/nonexistent/y" } };
+	struct build_pair binds[] = { { "/optional", "/nonexistent/x?" },
+				      { "/here", "/nonexistent/y" } };
 
 	p->start.binds.v = binds;
 	p->start.binds.n = 2;
 	expect(p, "true", MISC_FAILURE);
-	assert_string_equal(p->end.error, "while setting up the build environment: getting attributes of "
-					  "path " M "\"/nonexistent/y\"" N ": No such file or directory");
+	assert_string_equal(p->end.error,
+			    "while setting up the build environment: getting attributes of "
+			    "path " M "\"/nonexistent/y\"" N ": No such file or directory");
 }
 
 static void check_builtin(struct peer *p)
@@ -235,9 +244,9 @@ static void check_cycle(struct peer *p)
 {
 	p->start.outputs.n = 2;
 	expect(p, "echo $dev > $out; echo $out > $dev", OUTPUT_REJECTED);
-	assert_string_equal(p->end.error,
-			    "cycle detected in build of '" M STORE PEER_DRV N "' in the references of output '" M
-			    "out" N "' from output '" M "dev" N "'");
+	assert_string_equal(p->end.error, "cycle detected in build of '" M STORE PEER_DRV N
+					  "' in the references of output '" M "out" N
+					  "' from output '" M "dev" N "'");
 }
 
 static void test_sentences(void **state)
@@ -257,7 +266,8 @@ static void test_sentences(void **state)
 static void check_timeout(struct peer *p)
 {
 	p->start.timeout_sec = 1;
-	expect(p, "(while true; do sleep 1; done) & while true; do echo x; sleep 0.2; done", TIMED_OUT);
+	expect(p, "(while true; do sleep 1; done) & while true; do echo x; sleep 0.2; done",
+	       TIMED_OUT);
 	assert_string_equal(p->end.error, "timed out after " M "1" N " seconds");
 	assert_true(p->ms < 3000);
 }
@@ -284,7 +294,8 @@ static void check_cancel(struct peer *p)
 	struct stat st;
 
 	p->cancel_after_ms = 300;
-	peer_script(p, "trap '' TERM INT HUP; (sleep 1000 &); mkdir -p a/b/c; chmod 0 a; sleep 1000");
+	peer_script(p,
+		    "trap '' TERM INT HUP; (sleep 1000 &); mkdir -p a/b/c; chmod 0 a; sleep 1000");
 	peer_run(p);
 	assert_true(p->ms < 3000);
 	assert_int_equal(p->exit_status, 0);
@@ -300,6 +311,26 @@ static void check_hang_up(struct peer *p)
 	check_cancel(p);
 }
 
+/* Killed without a chance to clean up: no process of the build may outlive the supervisor. */
+static void check_killed(struct peer *p)
+{
+	char *beat = arena_printf(&p->arena, "%s/build/beat", p->start.scratch);
+	struct stat before, after;
+
+	p->kill = true;
+	p->cancel_after_ms = 500;
+	peer_script(p, "(trap '' HUP TERM; while true; do echo x >> beat; busybox usleep 1000; "
+		       "done) & sleep 1000");
+	peer_run(p);
+	assert_false(p->got_bye);
+	usleep(200000);
+	assert_int_equal(stat(beat, &before), 0);
+	assert_true(before.st_size > 0);
+	usleep(200000);
+	assert_int_equal(stat(beat, &after), 0);
+	assert_int_equal(before.st_size, after.st_size);
+}
+
 static void test_limits(void **state)
 {
 	(void)state;
@@ -308,6 +339,7 @@ static void test_limits(void **state)
 	each_mode(check_talkative);
 	each_mode(check_cancel);
 	each_mode(check_hang_up);
+	each_mode(check_killed);
 }
 
 /* --- fixed outputs --------------------------------------------------------- */
@@ -332,6 +364,26 @@ static void check_fixed(struct peer *p)
 			    "fixed:sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s");
 }
 
+static unsigned long long inode;
+
+static void look_at_inode(struct peer *p)
+{
+	struct stat st;
+
+	assert_int_equal(lstat(arena_printf(&p->arena, "%s/" PEER_OUT, p->out), &st), 0);
+	inode = st.st_ino;
+}
+
+/* The inode that the builder knew must not be the one that is registered. */
+static void check_fresh_inode(struct peer *p)
+{
+	fixed(p, "abc", false);
+	p->inspect = look_at_inode;
+	expect(p, "printf abc > $out; stat -c %i $out", BUILT);
+	assert_true(inode > 0 && strtoull(p->log, NULL, 10) > 0);
+	assert_true(strtoull(p->log, NULL, 10) != inode);
+}
+
 static void look_at_real_path(struct peer *p)
 {
 	char *path = arena_printf(&p->arena, "%s/%s", p->out, p->end.real_path);
@@ -347,10 +399,11 @@ static void check_mismatch(struct peer *p)
 	fixed(p, "abc", false);
 	p->inspect = look_at_real_path;
 	expect(p, "printf abcd > $out", OUTPUT_REJECTED);
-	assert_string_equal(p->end.error,
-			    "hash mismatch in fixed-output derivation '" M STORE PEER_DRV N
-			    "':\n  specified: " M "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=" N
-			    "\n     got:    " M "sha256-iNQmb9TmM40TuEX88olXnSCciXgjuSF9o+Fhk28DFYk=" N);
+	assert_string_equal(
+		p->end.error,
+		"hash mismatch in fixed-output derivation '" M STORE PEER_DRV N
+		"':\n  specified: " M "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=" N
+		"\n     got:    " M "sha256-iNQmb9TmM40TuEX88olXnSCciXgjuSF9o+Fhk28DFYk=" N);
 }
 
 static void check_flat_dir(struct peer *p)
@@ -364,13 +417,15 @@ static void check_fixed_refs(struct peer *p)
 {
 	fixed(p, STORE PEER_FILE, false);
 	expect(p, "printf %s " STORE PEER_FILE " > $out", OUTPUT_REJECTED);
-	assert_non_null(strstr(p->end.error, "fixed-output derivations must not reference store paths"));
+	assert_non_null(
+		strstr(p->end.error, "fixed-output derivations must not reference store paths"));
 }
 
 static void test_fixed(void **state)
 {
 	(void)state;
 	each_mode(check_fixed);
+	each_mode(check_fresh_inode);
 	each_mode(check_mismatch);
 	each_mode(check_flat_dir);
 	each_mode(check_fixed_refs);
@@ -381,8 +436,9 @@ static void test_fixed(void **state)
 static void check_writable(struct peer *p)
 {
 	expect(p, "mkdir $out; chmod 777 $out", OUTPUT_REJECTED);
-	assert_string_equal(p->end.error, "suspicious ownership or permission on " M "\"" STORE PEER_OUT "\"" N
-					  " for output '" M "out" N "'; rejecting this build output");
+	assert_string_equal(p->end.error,
+			    "suspicious ownership or permission on " M "\"" STORE PEER_OUT "\"" N
+			    " for output '" M "out" N "'; rejecting this build output");
 }
 
 static void check_hard_link_out(struct peer *p)
@@ -397,7 +453,8 @@ static void check_fifo(struct peer *p)
 
 static void check_traps(struct peer *p)
 {
-	/* Names our own code might use, symlinks out of everything, unreadable and deep directories. */
+	/* Names our own code might use, symlinks out of everything, unreadable and deep
+	 * directories. */
 	expect(p,
 	       "for d in out work build tmp store root; do for t in /tmp /nix/store /build; do "
 	       "ln -s /etc $t/$d; done; done\n"
@@ -411,7 +468,9 @@ static void check_traps(struct peer *p)
 /* Nothing may be left that keeps the supervisor from ending. */
 static void check_left_behind(struct peer *p)
 {
-	expect(p, "mkdir $out; setsid sleep 1000 & (setsid sleep 1000 >/dev/null 2>&1 </dev/null &) ; exit 0",
+	expect(p,
+	       "mkdir $out; setsid sleep 1000 & (setsid sleep 1000 >/dev/null 2>&1 </dev/null &) ; "
+	       "exit 0",
 	       BUILT);
 	assert_true(p->ms < 3000);
 }
@@ -456,11 +515,13 @@ static void check_no_sandbox(struct peer *p)
 	peer_env(p, "out", arena_printf(&p->arena, "%s/%s", p->store, PEER_OUT));
 	peer_env(p, "box", arena_printf(&p->arena, "%s/%s", p->store, PEER_BUSYBOX));
 	p->inspect = look_at_output;
-	expect(p, "mkdir $out; cat /proc/self/uid_map; echo $box > $out/x; touch $box/x; true", BUILT);
+	expect(p, "mkdir $out; cat /proc/self/uid_map; echo $box > $out/x; touch $box/x; true",
+	       BUILT);
 	assert_int_equal(p->end.outputs.v[0].refs.n, 1);
 	struct stat st;
 
-	assert_int_equal(lstat(arena_printf(&p->arena, "%s/" PEER_BUSYBOX "/x", p->store), &st), -1);
+	assert_int_equal(lstat(arena_printf(&p->arena, "%s/" PEER_BUSYBOX "/x", p->store), &st),
+			 -1);
 }
 
 static void test_no_sandbox(void **state)
@@ -493,13 +554,21 @@ static void check_buildenv_attr(struct peer *p)
 {
 	p->start.builder = "builtin:buildenv";
 	expect(p, "", PERMANENT_FAILURE);
-	assert_string_equal(p->log, "\x1b[31;1merror:" N " attribute '" M "derivations" N "' missing\n");
+	assert_string_equal(p->log,
+			    "\x1b[31;1merror:" N " attribute '" M "derivations" N "' missing\n");
+}
+
+static void check_builtin_not_kept(struct peer *p)
+{
+	p->start.keep_failed = 1;
+	check_buildenv_attr(p);
 }
 
 static void test_buildenv(void **state)
 {
 	(void)state;
 	each_mode(check_buildenv);
+	each_mode(check_builtin_not_kept);
 	each_mode(check_buildenv_attr);
 }
 
@@ -510,8 +579,9 @@ static void check_log(struct peer *p)
 
 	expect(p, "seq 1 20000; touch $out", BUILT);
 	assert_non_null(plain);
-	assert_int_equal(BZ2_bzBuffToBuffDecompress(plain, &len, p->zlog, (unsigned int)p->zlog_len, 0, 0),
-			 BZ_OK);
+	assert_int_equal(
+		BZ2_bzBuffToBuffDecompress(plain, &len, p->zlog, (unsigned int)p->zlog_len, 0, 0),
+		BZ_OK);
 	assert_int_equal(len, p->log_len);
 	assert_memory_equal(plain, p->log, len);
 	assert_int_equal(len, 108894);
@@ -525,8 +595,9 @@ static void check_empty_log(struct peer *p)
 
 	expect(p, "touch $out", BUILT);
 	assert_int_equal(p->log_len, 0);
-	assert_int_equal(BZ2_bzBuffToBuffDecompress(plain, &len, p->zlog, (unsigned int)p->zlog_len, 0, 0),
-			 BZ_OK);
+	assert_int_equal(
+		BZ2_bzBuffToBuffDecompress(plain, &len, p->zlog, (unsigned int)p->zlog_len, 0, 0),
+		BZ_OK);
 	assert_int_equal(len, 0);
 }
 
@@ -540,11 +611,16 @@ static void test_log(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_built),	   cmocka_unit_test(test_many_inputs),
-		cmocka_unit_test(test_same_in_both_modes), cmocka_unit_test(test_files),
-		cmocka_unit_test(test_sentences),  cmocka_unit_test(test_limits),
-		cmocka_unit_test(test_fixed),	   cmocka_unit_test(test_hostile),
-		cmocka_unit_test(test_no_sandbox), cmocka_unit_test(test_buildenv),
+		cmocka_unit_test(test_built),
+		cmocka_unit_test(test_many_inputs),
+		cmocka_unit_test(test_same_in_both_modes),
+		cmocka_unit_test(test_files),
+		cmocka_unit_test(test_sentences),
+		cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_fixed),
+		cmocka_unit_test(test_hostile),
+		cmocka_unit_test(test_no_sandbox),
+		cmocka_unit_test(test_buildenv),
 		cmocka_unit_test(test_log),
 	};
 

@@ -48,10 +48,15 @@ static void fixture_init(struct fixture *f)
 	settings_init(&f->settings);
 	f->settings.sandbox = SANDBOX_TRUE;
 	f->settings.cores = 2;
-	f->in = (struct build_env_input){ .store_dir = store, .drv_base = env_base, .drv = &f->drv,
-					  .opts = &f->opts, .settings = &f->settings,
-					  .inputs = &f->none, .scratch = "/scratch/b-1",
-					  .n_processors = 5, .get_env = fake_env };
+	f->in = (struct build_env_input){ .store_dir = store,
+					  .drv_base = env_base,
+					  .drv = &f->drv,
+					  .opts = &f->opts,
+					  .settings = &f->settings,
+					  .inputs = &f->none,
+					  .scratch = "/scratch/b-1",
+					  .n_processors = 5,
+					  .get_env = fake_env };
 }
 
 static void fixture_done(struct fixture *f)
@@ -107,18 +112,25 @@ static const char *get(const struct build_pairs *p, const char *name)
 static void environment_is_upstreams(void **state)
 {
 	static const char *const expected[][2] = {
-		{ "HOME", "/root" },	 { "NIX_BUILD_CORES", "2" },
-		{ "NIX_BUILD_TOP", "/build" }, { "NIX_LOG_FD", "2" },
-		{ "NIX_STORE", "own" },	 { "PATH", "/path-not-set" },
-		{ "PWD", "/build" },	 { "TEMP", "/build" },
-		{ "TEMPDIR", "/build" }, { "TERM", "xterm-256color" },
-		{ "TMP", "/build" },	 { "TMPDIR", "/build" },
+		{ "HOME", "/root" },
+		{ "NIX_BUILD_CORES", "2" },
+		{ "NIX_BUILD_TOP", "/build" },
+		{ "NIX_LOG_FD", "2" },
+		{ "NIX_STORE", "own" },
+		{ "PATH", "/path-not-set" },
+		{ "PWD", "/build" },
+		{ "TEMP", "/build" },
+		{ "TEMPDIR", "/build" },
+		{ "TERM", "xterm-256color" },
+		{ "TMP", "/build" },
+		{ "TMPDIR", "/build" },
 		{ "bigPath", "/build/.attr-1lak0mvllw8rv9i9ygkglvhqsq19qi9ynl4bi7gbf69ab5nzw89a" },
 		{ "builder", "/bin/sh" },
 		{ "foo", "bar /tmp/golden/store/bsz2jcmh39r7hdh6p6l9g6s7ya7yk27j-env" },
 		{ "name", "env" },
 		{ "out", "/tmp/golden/store/bsz2jcmh39r7hdh6p6l9g6s7ya7yk27j-env" },
-		{ "passAsFile", "big x" }, { "system", "x86_64-linux" },
+		{ "passAsFile", "big x" },
+		{ "system", "x86_64-linux" },
 		{ "xPath", "/build/.attr-10a83a91g1r50bdw8g4hn47m7j7m6angpabwc80l9c16nx11cw9d" },
 	};
 	struct fixture f;
@@ -132,9 +144,9 @@ static void environment_is_upstreams(void **state)
 		assert_string_equal(f.out.env.v[i].value, expected[i][1]);
 	}
 	assert_int_equal(f.out.files.n, 2);
-	assert_string_equal(get(&f.out.files,
-				".attr-1lak0mvllw8rv9i9ygkglvhqsq19qi9ynl4bi7gbf69ab5nzw89a"),
-			    "contents");
+	assert_string_equal(
+		get(&f.out.files, ".attr-1lak0mvllw8rv9i9ygkglvhqsq19qi9ynl4bi7gbf69ab5nzw89a"),
+		"contents");
 	/* The placeholder among the arguments, too. */
 	assert_string_equal(f.out.args.v[f.out.args.n - 1],
 			    "/tmp/golden/store/bsz2jcmh39r7hdh6p6l9g6s7ya7yk27j-env");
@@ -169,8 +181,12 @@ static void structured_attributes_rule(void **state)
 			    "\"s\":\"\\u001b\\u0001\","
 			    "\"exportReferencesGraph\":{\"g\":[[\"/a\"],\"/b\"]}}" }
 	};
-	static const char *const bad[] = { "", "[", "[]", "{\"__noChroot\":\"yes\"}",
-					   "{\"impureEnvVars\":[1]}", "{\"outputChecks\":[]}",
+	static const char *const bad[] = { "",
+					   "[",
+					   "[]",
+					   "{\"__noChroot\":\"yes\"}",
+					   "{\"impureEnvVars\":[1]}",
+					   "{\"outputChecks\":[]}",
 					   "{\"outputChecks\":{\"out\":{\"maxSize\":-1}}}",
 					   "{\"exportReferencesGraph\":{\"g\":{}}}",
 					   "{\"a\":99999999999999999999}" };
@@ -208,9 +224,10 @@ static void no_chroot_needs_relaxed(void **state)
 	(void)state;
 	assert_int_equal(make(&f, env, 1), 0);
 	assert_int_equal(build_env_make(&f.in, &f.a, &f.out, &f.e), ENV_BAD);
-	assert_string_equal(f.e.msg,
-			    "derivation '/tmp/golden/store/nxck7hf1gfkw4kql81avampsr0qh6vjv-env.drv' has "
-			    "'__noChroot' set, but that's not allowed when 'sandbox' is 'true'");
+	assert_string_equal(
+		f.e.msg,
+		"derivation '/tmp/golden/store/nxck7hf1gfkw4kql81avampsr0qh6vjv-env.drv' has "
+		"'__noChroot' set, but that's not allowed when 'sandbox' is 'true'");
 	f.settings.sandbox = SANDBOX_RELAXED;
 	assert_int_equal(build_env_make(&f.in, &f.a, &f.out, &f.e), 0);
 	assert_int_equal(f.out.sandbox, SANDBOX_OFF);
@@ -299,9 +316,9 @@ static void reference_graphs_have_the_load_db_form(void **state)
 
 /* ---- output checks, over a database of two paths: lib -> libc ---- */
 
-#define LIB "22222222222222222222222222222222-lib"
+#define LIB  "22222222222222222222222222222222-lib"
 #define LIBC "33333333333333333333333333333333-libc"
-#define OUT "00000000000000000000000000000001-x"
+#define OUT  "00000000000000000000000000000001-x"
 
 int db_path_info(struct db *db, const struct store_path *p, struct arena *a, struct path_info *ret)
 {
@@ -348,13 +365,15 @@ static void outputs_keep_the_rules(void **state)
 		  "output '/tmp/golden/store/" OUT
 		  "' is not allowed to refer to the following paths:\n  /tmp/golden/store/" LIBC },
 		{ "disallowedReferences", "dev",
-		  "derivation '/tmp/golden/store/nxck7hf1gfkw4kql81avampsr0qh6vjv-env.drv' output check "
+		  "derivation '/tmp/golden/store/nxck7hf1gfkw4kql81avampsr0qh6vjv-env.drv' output "
+		  "check "
 		  "for 'out' contains output name 'dev', but this is not a valid output of this "
 		  "derivation. (Valid outputs are [out].)" },
-		{ "__json", "{\"outputChecks\":{\"out\":{\"maxSize\":1000,\"maxClosureSize\":1200}}}",
-		  NULL },
+		{ "__json",
+		  "{\"outputChecks\":{\"out\":{\"maxSize\":1000,\"maxClosureSize\":1200}}}", NULL },
 		{ "__json", "{\"outputChecks\":{\"out\":{\"maxSize\":999}}}",
-		  "path '/tmp/golden/store/" OUT "' is too large at 1000 bytes; limit is 999 bytes" },
+		  "path '/tmp/golden/store/" OUT
+		  "' is too large at 1000 bytes; limit is 999 bytes" },
 		{ "__json", "{\"outputChecks\":{\"out\":{\"maxClosureSize\":1199}}}",
 		  "closure of path '/tmp/golden/store/" OUT
 		  "' is too large at 1200 bytes; limit is 1199 bytes" },

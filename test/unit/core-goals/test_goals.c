@@ -8,7 +8,7 @@
 #include "world.h"
 
 #define NEEDS(...) (int[]){ __VA_ARGS__ }, sizeof((int[]){ __VA_ARGS__ }) / sizeof(int)
-#define ONE(node) (int[]){ node }, 1
+#define ONE(node)  (int[]){ node }, 1
 
 static void diamond_is_built_once_each(void **state)
 {
@@ -96,7 +96,8 @@ static void first_failure_ends_the_request(void **state)
 	assert_true(builds[0].cancelled || builds[1].cancelled);
 	assert_int_equal(core.goals->by_key.n, 0);
 	/* Each step on the way was told. */
-	assert_non_null(strstr(c.notes, "[0]error: Cannot build it.\n       Reason: builder failed."));
+	assert_non_null(
+		strstr(c.notes, "[0]error: Cannot build it.\n       Reason: builder failed."));
 	assert_non_null(strstr(c.notes, "n2.drv'.\n       Reason: 1 dependency failed."));
 	client_done(&c);
 }
@@ -146,8 +147,9 @@ static void several_failures_have_one_sentence(void **state)
 	world_run();
 	finish(x, PERMANENT_FAILURE, "x broke");
 	finish(y, PERMANENT_FAILURE, "y broke");
-	assert_string_equal(c.error, "build of '/nix/store/00000000000000000000000000000000-n0.drv', "
-				     "'/nix/store/00000000000000000000000000000001-n1.drv' failed");
+	assert_string_equal(c.error,
+			    "build of '/nix/store/00000000000000000000000000000000-n0.drv', "
+			    "'/nix/store/00000000000000000000000000000001-n1.drv' failed");
 	assert_string_equal(c.errors[0], "y broke");
 	assert_string_equal(c.errors[1], "x broke");
 	assert_non_null(strstr(c.notes, "error: x broke"));
@@ -297,9 +299,10 @@ static void wrong_platform_is_refused(void **state)
 	world_run();
 	assert_int_equal(n_builds, 0);
 	assert_int_equal(c.status[0], INPUT_REJECTED);
-	assert_string_equal(c.error, "Cannot build '/nix/store/00000000000000000000000000000000-n0.drv'."
-				     "\nReason: platform mismatch\nRequired system: 'riscv64-linux'"
-				     "\nCurrent system: 'x86_64-linux'");
+	assert_string_equal(c.error,
+			    "Cannot build '/nix/store/00000000000000000000000000000000-n0.drv'."
+			    "\nReason: platform mismatch\nRequired system: 'riscv64-linux'"
+			    "\nCurrent system: 'x86_64-linux'");
 	client_done(&c);
 }
 
@@ -334,13 +337,16 @@ static void unknown_targets_are_told(void **state)
 	(void)state;
 	world_reset(8);
 	assert_int_equal(strv_add(&b.targets, "../../etc/passwd"), 0);
-	assert_int_not_equal(request_new(core.goals, &b, &core.settings, 1, &none, NULL, &r, &e), 0);
+	assert_int_not_equal(request_new(core.goals, &b, &core.settings, 1, &none, NULL, &r, &e),
+			     0);
 	strv_done(&b.targets);
 	assert_int_equal(strv_add(&b.targets, "99999999999999999999999999999999-gone!out"), 0);
-	assert_int_not_equal(request_new(core.goals, &b, &core.settings, 1, &none, NULL, &r, &e), 0);
+	assert_int_not_equal(request_new(core.goals, &b, &core.settings, 1, &none, NULL, &r, &e),
+			     0);
 	strv_done(&b.targets);
 	b.mode = BUILD_REPAIR;
-	assert_int_not_equal(request_new(core.goals, &b, &core.settings, 1, &none, NULL, &r, &e), 0);
+	assert_int_not_equal(request_new(core.goals, &b, &core.settings, 1, &none, NULL, &r, &e),
+			     0);
 	err_done(&e);
 	assert_null(core.goals->requests);
 }

@@ -225,7 +225,8 @@ static void a_wide_graph_costs_no_more_per_build(void **state)
 		narrow = t < narrow ? t : narrow;
 	}
 	broad = wide(2000);
-	print_message("microseconds per build: %.1f at 20 wide, %.1f at 2000 wide\n", narrow, broad);
+	print_message("microseconds per build: %.1f at 20 wide, %.1f at 2000 wide\n", narrow,
+		      broad);
 	/* A walk over the graph at each end would cost a hundred times as much. */
 	assert_true(broad < 10 * narrow + 20);
 }

@@ -126,8 +126,7 @@ int build_run_start(struct runs *r, const struct build_job *job, const struct bu
 		assert_true(nodes[nodes[node].needs[i]].valid);
 	assert_true(n_builds < WORLD_MAX);
 	nodes[node].n_started++;
-	builds[n_builds] =
-		(struct fake_build){ .node = node, .ev = ev, .ctx = ctx, .live = true };
+	builds[n_builds] = (struct fake_build){ .node = node, .ev = ev, .ctx = ctx, .live = true };
 	*ret = (struct build_run *)&builds[n_builds++];
 	return 0;
 }
@@ -237,8 +236,11 @@ size_t times_started(int node)
 
 static void end_build(struct fake_build *b, uint64_t status, const char *error)
 {
-	struct build_outcome o = { .status = status, .error = error, .cpu_known = true,
-				   .cpu_user_usec = 7, .log_size = 11 };
+	struct build_outcome o = { .status = status,
+				   .error = error,
+				   .cpu_known = true,
+				   .cpu_user_usec = 7,
+				   .log_size = 11 };
 
 	b->live = false;
 	if (status == BUILT)
@@ -319,14 +321,30 @@ static void on_progress(void *ctx, const struct session_progress *p)
 	c->progress = *p;
 }
 
+/* As a client that is no terminal: colours are taken out. */
+static char *plain(const char *text)
+{
+	char *ret = strdup(text), *out = ret;
+
+	for (const char *p = text; *p; p++) {
+		if (p[0] == 033 && p[1] == '[')
+			p += strcspn(p, "m");
+		else
+			*out++ = *p;
+	}
+	*out = 0;
+	return ret;
+}
+
 static void on_note(void *ctx, uint64_t level, const char *text)
 {
 	struct client *c = ctx;
-	char *joined = NULL;
+	char *joined = NULL, *line = plain(text);
 
 	assert_false(c->answered);
 	assert_true(asprintf(&joined, "%s[%llu]%s\n", c->notes ? c->notes : "",
-			     (unsigned long long)level, text) > 0);
+			     (unsigned long long)level, line) > 0);
+	free(line);
 	free(c->notes);
 	c->notes = joined;
 }
@@ -338,16 +356,16 @@ static void on_built(void *ctx, const struct session_built *b)
 	assert_false(c->answered);
 	c->answered = true;
 	c->ok = b->ok;
-	c->error = strdup(b->error);
+	c->error = plain(b->error);
 	c->n_results = b->results.n;
 	for (size_t i = 0; i < b->results.n && i < ELEMENTS(c->status); i++) {
 		c->status[i] = b->results.v[i].status;
-		c->errors[i] = strdup(b->results.v[i].error);
+		c->errors[i] = plain(b->results.v[i].error);
 	}
 	c->request = NULL;
 }
 
-static const struct request_events events = { on_started, on_log,  on_ended,
+static const struct request_events events = { on_started,  on_log,  on_ended,
 					      on_progress, on_note, on_built };
 
 static void ask_full(struct client *c, const int *which, size_t n, uid_t uid,
@@ -367,7 +385,8 @@ static void ask_full(struct client *c, const int *which, size_t n, uid_t uid,
 	strv_done(&b.targets);
 }
 
-void ask(struct client *c, const int *which, size_t n, uid_t uid, uint64_t max_jobs, bool keep_going)
+void ask(struct client *c, const int *which, size_t n, uid_t uid, uint64_t max_jobs,
+	 bool keep_going)
 {
 	struct settings s;
 

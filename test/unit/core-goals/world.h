@@ -47,6 +47,7 @@ void finish(int node, uint64_t status, const char *error);
 size_t finish_all(void);
 
 /* Asks for the outputs of nodes. max_jobs 0 means 1000. */
-void ask(struct client *c, const int *nodes, size_t n, uid_t uid, uint64_t max_jobs, bool keep_going);
+void ask(struct client *c, const int *nodes, size_t n, uid_t uid, uint64_t max_jobs,
+	 bool keep_going);
 void ask_mode(struct client *c, const int *nodes, size_t n, uint64_t mode);
 void client_done(struct client *c);

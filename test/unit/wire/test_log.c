@@ -21,19 +21,23 @@ static void test_messages(void **state)
 	struct log_message m;
 
 	(void)state;
-	assert_int_equal(parse(&a, "@nix { \"action\": \"setPhase\", \"phase\": \"unpackPhase\" }", &m), 0);
+	assert_int_equal(
+		parse(&a, "@nix { \"action\": \"setPhase\", \"phase\": \"unpackPhase\" }", &m), 0);
 	assert_int_equal(m.action, LOG_SET_PHASE);
 	assert_string_equal(m.phase, "unpackPhase");
-	assert_int_equal(parse(&a, "@nix {\"action\":\"msg\",\"level\":3,\"msg\":\"a\\n\\u00e4\\ud83d\\ude00\"}",
-			       &m),
-			 0);
+	assert_int_equal(
+		parse(&a,
+		      "@nix {\"action\":\"msg\",\"level\":3,\"msg\":\"a\\n\\u00e4\\ud83d\\ude00\"}",
+		      &m),
+		0);
 	assert_int_equal(m.level, 3);
 	assert_string_equal(m.msg, "a\n\xc3\xa4\xf0\x9f\x98\x80");
-	assert_int_equal(parse(&a,
-			       "@nix {\"action\":\"start\",\"id\":7,\"level\":0,\"type\":101,\"text\":\"t\","
-			       "\"fields\":[1,\"two\"],\"more\":{\"x\":[1,{},[],null,-1.5e3]}}",
-			       &m),
-			 0);
+	assert_int_equal(
+		parse(&a,
+		      "@nix {\"action\":\"start\",\"id\":7,\"level\":0,\"type\":101,\"text\":\"t\","
+		      "\"fields\":[1,\"two\"],\"more\":{\"x\":[1,{},[],null,-1.5e3]}}",
+		      &m),
+		0);
 	assert_int_equal(m.action, LOG_START);
 	assert_int_equal(m.n_fields, 2);
 	assert_int_equal(m.fields[0].num, 1);

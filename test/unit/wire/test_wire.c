@@ -17,7 +17,7 @@
 #include "wire/reader.h"
 #include "wire/result.h"
 
-#define STORE "/nix/store"
+#define STORE  "/nix/store"
 #define DIGEST "00000000000000000000000000000000"
 
 /* Hands out a buffer in pieces of `step` bytes. */
@@ -83,22 +83,10 @@ static void test_strings_in_any_pieces(void **state)
 }
 
 static const uint64_t hostile[] = {
-	(1ull << 31) - 1,
-	1ull << 31,
-	(1ull << 31) + 1,
-	(1ull << 32) - 1,
-	1ull << 32,
-	(1ull << 32) + 1,
-	(1ull << 63) - 1,
-	1ull << 63,
-	(1ull << 63) + 1,
-	UINT64_MAX,
-	UINT64_MAX - 1,
-	UINT64_MAX - 6,
-	UINT64_MAX - 7,
-	UINT64_MAX - 8,
-	UINT64_MAX - 14,
-	UINT64_MAX - 15,
+	(1ull << 31) - 1, 1ull << 31,	    (1ull << 31) + 1, (1ull << 32) - 1,
+	1ull << 32,	  (1ull << 32) + 1, (1ull << 63) - 1, 1ull << 63,
+	(1ull << 63) + 1, UINT64_MAX,	    UINT64_MAX - 1,   UINT64_MAX - 6,
+	UINT64_MAX - 7,	  UINT64_MAX - 8,   UINT64_MAX - 14,  UINT64_MAX - 15,
 };
 
 static void test_hostile_lengths(void **state)
@@ -307,8 +295,8 @@ static void test_handshake(void **state)
 	(void)state;
 	for (size_t i = 0; i < ELEMENTS(rows); i++) {
 		struct wire_out out = new_out();
-		assert_int_equal(greet(0x6e697863, rows[i].version, rows[i].features, &out, &version,
-				       sentence),
+		assert_int_equal(greet(0x6e697863, rows[i].version, rows[i].features, &out,
+				       &version, sentence),
 				 0);
 		assert_int_equal(out.b.len, rows[i].len);
 		assert_memory_equal(out.b.data, "oixd\0\0\0\0\x26\x01\0\0\0\0\0\0", 16);
@@ -331,7 +319,8 @@ static void test_error_frames(void **state)
 
 	(void)state;
 	wire_put_error(&out, 1 << 8 | 25, LVL_ERROR, "no");
-	assert_memory_equal(out.b.data, "ptxc\0\0\0\0\2\0\0\0\0\0\0\0no\0\0\0\0\0\0\1\0\0\0\0\0\0\0", 32);
+	assert_memory_equal(out.b.data,
+			    "ptxc\0\0\0\0\2\0\0\0\0\0\0\0no\0\0\0\0\0\0\1\0\0\0\0\0\0\0", 32);
 	assert_int_equal(out.b.len, 32);
 	buf_clear(&out.b);
 	wire_put_error(&out, 1 << 8 | 26, LVL_ERROR, "no");
@@ -400,7 +389,8 @@ static void test_info_hostile(void **state)
 	} rows[] = {
 		{ "/etc/passwd", HEX, STORE "/" DIGEST "-r", "k:s" },
 		{ "", "00", STORE "/" DIGEST "-r", "k:s" },
-		{ "", "sha1:0000000000000000000000000000000000000000", STORE "/" DIGEST "-r", "k:s" },
+		{ "", "sha1:0000000000000000000000000000000000000000", STORE "/" DIGEST "-r",
+		  "k:s" },
 		{ "", HEX, STORE "/" DIGEST "-r/../x", "k:s" },
 		{ "", HEX, STORE "/../" DIGEST "-r", "k:s" },
 		{ "", HEX, "", "k:s" },
@@ -470,11 +460,15 @@ static void test_derived(void **state)
 static void test_result_versions(void **state)
 {
 	struct wire_built_output o = { "out", DIGEST "-x" };
-	struct wire_build_result r = { .error = "", .cpu_known = true, .outputs = &o, .n_outputs = 1 };
+	struct wire_build_result r = {
+		.error = "", .cpu_known = true, .outputs = &o, .n_outputs = 1
+	};
 	static const struct {
 		unsigned minor;
 		size_t extra;
-	} rows[] = { { 27, 0 }, { 28, 1 }, { 29, 1 + 32 }, { 37, 1 + 32 + 32 } };
+	} rows[] = {
+		{ 27, 0 }, { 28, 1 }, { 29, 1 + 32 }, { 37, 1 + 32 + 32 }, { 38, 1 + 32 + 32 }
+	};
 	size_t outputs = 0;
 
 	(void)state;
@@ -490,7 +484,8 @@ static void test_result_versions(void **state)
 		else
 			assert_int_equal(got, 0);
 		if (rows[i].minor == 38)
-			assert_non_null(memmem(out.b.data, out.b.len, "\"outPath\":\"" DIGEST "-x\"", 46));
+			assert_non_null(
+				memmem(out.b.data, out.b.len, "\"outPath\":\"" DIGEST "-x\"", 46));
 		buf_done(&out.b);
 	}
 }

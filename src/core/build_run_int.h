@@ -1,0 +1,45 @@
+/* What build_run.c (watching) and build_run_start.c (starting) share; build_run.h is the outside.
+ */
+#pragma once
+
+#include "core/build_inputs.h"
+#include "core/build_log.h"
+#include "core/build_run.h"
+
+struct core;
+struct lease;
+struct loop_fd;
+struct loop_timer;
+
+struct runs {
+	struct core *core;
+	struct lease *lease;
+	struct err lease_error;
+	struct build_run *first;
+};
+
+struct build_run {
+	struct runs *runs;
+	struct build_run *next, **link;
+	const struct build_run_events *ev; /* NULL once `ended` was told or it was cancelled */
+	void *ctx;
+	struct build_job job; /* good while `ev` is set */
+	char drv_base[STORE_BASE_MAX + 1];
+	struct arena arena;
+	struct build_inputs inputs;
+	struct build_outcome outcome;
+	struct err error;
+	struct build_log_files log;
+	char *scratch, *keep_dir; /* keep_dir: NULL when a failure leaves nothing behind */
+	int scratch_fd, chan, pidfd;
+	pid_t pid;
+	struct loop_fd *chan_watch, *pid_watch;
+	struct loop_timer *kill_timer, *retry_timer;
+	bool wants_ids, noted_wait, has_foreign_ids;
+	bool end_seen, exited, clean, placing;
+};
+
+/* Hears of messages and of the end from now on. 0, or a sentence. */
+int run_watch(struct build_run *run, struct err *e);
+void run_kill(struct build_run *run);
+void run_free(struct build_run *run);

@@ -1,0 +1,146 @@
+/* See build_run.h: everything up to the moment when the supervisor has its orders. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/sysinfo.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/build_run_int.h"
+#include "core/core.h"
+#include "core/place.h"
+#include "core/spawn.h"
+#include "core/spool.h"
+
+enum { RUN_MEMORY = 512 << 20 }; /* inputs, environment and result of one build, bytes */
+
+static int spawn_supervisor(struct build_run *run, struct err *e)
+{
+	struct core *core = run->runs->core;
+	_cleanup_free_ char *path = NULL;
+	char *argv[] = { (char *)"airplant-build", NULL }, *envp[] = { NULL };
+	int pair[2], r;
+
+	if (asprintf(&path, "%s/airplant-build", core->libexec_dir) < 0) {
+		path = NULL;
+		return err_errno(e, -ENOMEM, "starting a build");
+	}
+	r = chan_pair(pair);
+	if (r < 0)
+		return err_errno(e, r, "starting a build");
+	run->chan = pair[0];
+	r = spawn_child(&(struct spawn){ .path = path,
+					 .argv = argv,
+					 .envp = envp,
+					 .fds = &pair[1],
+					 .targets = (int[]){ BUILD_FD },
+					 .n_fds = 1 },
+			&run->pidfd, &run->pid);
+	close(pair[1]);
+	if (r < 0)
+		return err_errno(e, r, "executing '%s'", path);
+	if (fcntl(run->chan, F_SETFL, fcntl(run->chan, F_GETFL) | O_NONBLOCK) < 0)
+		return err_errno(e, -errno, "starting a build");
+	return 0;
+}
+
+/* Everything the supervisor is told, read from the database and the settings. */
+static int prepare(struct build_run *run, struct build_start *ret, struct err *e)
+{
+	struct core *core = run->runs->core;
+	const struct build_job *job = &run->job;
+	struct build_env_input in = { .store_dir = core->store_dir,
+				      .drv_base = run->drv_base,
+				      .drv = job->drv,
+				      .opts = job->opts,
+				      .settings = job->settings,
+				      .n_processors = (uint64_t)get_nprocs(),
+				      .check = job->check,
+				      .get_env = (const char *(*)(const char *))getenv };
+	int r;
+
+	place_flush(core->place); /* inputs may have been built a moment ago */
+	r = build_inputs_load(core->db, core->store_dir, run->drv_base, job->drv, job->opts,
+			      job->settings, &run->arena, &run->inputs, e);
+	if (r)
+		return r;
+	if (job->settings->keep_failed) {
+		const char *dir = job->settings->build_dir;
+
+		if (asprintf(&run->keep_dir, "%s%s", dir && *dir ? dir : core->state_dir,
+			     dir && *dir ? "" : "/builds") < 0) {
+			run->keep_dir = NULL;
+			return err_errno(e, -ENOMEM, "starting a build");
+		}
+	}
+	r = spool_make(core->spool, 'b', &run->scratch, &run->scratch_fd);
+	if (r < 0)
+		return err_errno(e, r, "creating a directory for the build of '%s'", run->drv_base);
+	in.scratch = run->scratch;
+	in.graphs = run->inputs.graphs;
+	in.inputs = &run->inputs.closure;
+	in.sandbox_closure = &run->inputs.sandbox_closure;
+	r = build_env_make(&in, &run->arena, ret, e);
+	if (r)
+		return r;
+	return build_log_open(core->log_dir, spool_dir(core->spool), run->drv_base,
+			      job->settings->keep_build_log, job->settings->compress_build_log,
+			      &run->log, e);
+}
+
+static int send_start(struct build_run *run, const struct build_start *start, struct err *e)
+{
+	int fds[2] = { run->log.plain_fd, run->log.compressed_fd };
+	int r = chan_send_record(run->chan, BUILD_START, 0, &build_start_layout, start, fds,
+				 fds[1] >= 0 ? 2 : 1);
+
+	return r < 0 ? err_errno(e, r, "handing the build of '%s' to its supervisor", run->drv_base)
+		     : 0;
+}
+
+int build_run_start(struct runs *runs, const struct build_job *job,
+		    const struct build_run_events *ev, void *ctx, struct build_run **ret,
+		    struct err *e)
+{
+	struct build_start start;
+	struct build_run *run;
+	int r;
+
+	if (!runs->lease)
+		return err_set(e, -EOPNOTSUPP, "%s", err_msg(&runs->lease_error));
+	run = calloc(1, sizeof(*run));
+	if (!run)
+		return err_errno(e, -ENOMEM, "starting a build");
+	run->runs = runs;
+	run->ev = ev;
+	run->ctx = ctx;
+	run->job = *job;
+	run->arena = ARENA_INIT(RUN_MEMORY);
+	run->log = BUILD_LOG_FILES_INIT;
+	run->scratch_fd = run->chan = run->pidfd = -1;
+	snprintf(run->drv_base, sizeof(run->drv_base), "%s", job->drv_base);
+	run->link = &runs->first;
+	run->next = runs->first;
+	if (run->next)
+		run->next->link = &run->next;
+	runs->first = run;
+	r = prepare(run, &start, e);
+	if (r == 0)
+		r = spawn_supervisor(run, e);
+	if (r == 0)
+		r = run_watch(run, e);
+	if (r == 0)
+		r = send_start(run, &start, e);
+	if (r == 0) {
+		*ret = run;
+		return 0;
+	}
+	if (run->pidfd >= 0) { /* let it be seen out by the loop, or by us */
+		run_kill(run);
+		(void)waitid(P_PIDFD, (id_t)run->pidfd, &(siginfo_t){}, WEXITED);
+	}
+	if (run->scratch)
+		spool_drop(runs->core->spool, run->scratch); /* no ids were given yet */
+	run_free(run);
+	return r > 0 ? err_set(e, INPUT_REJECTED, "%s", err_msg(e)) : r;
+}
