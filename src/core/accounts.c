@@ -6,8 +6,12 @@
 #include <time.h>
 
 /* The first crashes are free: a client may meet a bug of ours. Then it doubles. */
-enum { FREE_CRASHES = 2, FIRST_USEC = 100 * 1000, MOST_USEC = 60 * 1000 * 1000,
-       FORGET_USEC = 600 * 1000 * 1000 };
+enum {
+	FREE_CRASHES = 2,
+	FIRST_USEC = 100 * 1000,
+	MOST_USEC = 60 * 1000 * 1000,
+	FORGET_USEC = 600 * 1000 * 1000
+};
 
 struct account {
 	size_t connections;

@@ -69,7 +69,8 @@ static int write_watermark(const struct durable *d, bool clean)
 
 	if (dir < 0)
 		return dir;
-	fd = openat(dir, "watermark.new", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
+	fd = openat(dir, "watermark.new", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC,
+		    0644);
 	if (fd < 0)
 		return -errno;
 	r = write_full(fd, text, (size_t)n);
@@ -126,7 +127,8 @@ static void flush(void *ctx)
 	d->timer = NULL;
 	d->dirty = false;
 	if (db_max_id(d->core->db, &d->flushing) < 0 ||
-	    child_run(d->core->loop, flush_child, d->core, &d->core->store_fd, flushed, d, &d->child) < 0) {
+	    child_run(d->core->loop, flush_child, d->core, &d->core->store_fd, flushed, d,
+		      &d->child) < 0) {
 		d->dirty = true;
 		arm(d);
 	}
@@ -213,7 +215,8 @@ static int check_above(struct core *core, uint64_t watermark, struct err *e)
 
 	if (r < 0)
 		return err_errno(e, r, "listing the paths to check after an unclean stop");
-	log_info("the last stop was unclean: checking %zu path%s", paths.n, paths.n == 1 ? "" : "s");
+	log_info("the last stop was unclean: checking %zu path%s", paths.n,
+		 paths.n == 1 ? "" : "s");
 	for (size_t i = 0; i < paths.n; i++) {
 		struct store_path path;
 

@@ -301,7 +301,8 @@ int jail_new(struct core *core, struct jail **ret, struct err *e)
 	j->entry.program = j->entry.null_fd = -1;
 	for (size_t i = 0; i < ELEMENTS(j->entry.ns); i++)
 		j->entry.ns[i] = -1;
-	j->stack = mmap(NULL, JAIL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	j->stack =
+		mmap(NULL, JAIL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (j->stack == MAP_FAILED) {
 		j->stack = NULL;
 		jail_free(j);

@@ -20,6 +20,7 @@ struct jail;
 int jail_new(struct core *core, struct jail **ret, struct err *e);
 void jail_free(struct jail *j);
 /* Starts airplant-session with `chan_fd` as its fd 3 and the spool directory `spool_path` (as
- * spool_make gave it; its name becomes argv[1]). The child dies with the core. 0 or -errno with a sentence. */
+ * spool_make gave it; its name becomes argv[1]). The child dies with the core. 0 or -errno with a
+ * sentence. */
 int jail_spawn(struct jail *j, const char *spool_path, int chan_fd, pid_t *ret_pid, int *ret_pidfd,
 	       struct err *e);

@@ -6,7 +6,7 @@
 enum { JAIL_NS = 5, JAIL_STACK = 64 * 1024 };
 
 struct jail_entry {
-	int program;	 /* airplant-session, opened once; above the numbers it finds open */
+	int program; /* airplant-session, opened once; above the numbers it finds open */
 	int null_fd;
 	int ns[JAIL_NS]; /* user first: the others belong to it */
 };

@@ -23,6 +23,9 @@
 #include "base/fd.h"
 #include "core/jail_session.h"
 
+/* Frames of a child that never returns would leave their marks on the stack it leaves behind. */
+#define _on_borrowed_stack_ __attribute__((no_sanitize("address")))
+
 struct entrant {
 	const struct jail_entry *jail;
 	const char *spool; /* "s-1" */
@@ -33,7 +36,7 @@ struct entrant {
 	volatile int error;
 };
 
-static int give_up(struct entrant *en, const char *what)
+_on_borrowed_stack_ static int give_up(struct entrant *en, const char *what)
 {
 	en->failed = what;
 	en->error = errno;
@@ -41,7 +44,7 @@ static int give_up(struct entrant *en, const char *what)
 }
 
 /* Ambient: they survive the exec of a program by somebody who is not root. */
-static int keep_two_caps(void)
+_on_borrowed_stack_ static int keep_two_caps(void)
 {
 	static const unsigned long kept[] = { CAP_SYS_ADMIN, CAP_SYS_CHROOT };
 	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -58,7 +61,7 @@ static int keep_two_caps(void)
 	return 0;
 }
 
-static int plain_signals(void)
+_on_borrowed_stack_ static int plain_signals(void)
 {
 	const struct sigaction dfl = { .sa_handler = SIG_DFL };
 	sigset_t none;
@@ -69,7 +72,7 @@ static int plain_signals(void)
 	return sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static int enter(void *arg)
+_on_borrowed_stack_ static int enter(void *arg)
 {
 	struct entrant *en = arg;
 	char *const argv[] = { (char *)"airplant-session", (char *)en->spool, NULL };
@@ -101,15 +104,18 @@ int jail_spawn(struct jail *j, const char *spool_path, int chan_fd, pid_t *ret_p
 	       struct err *e)
 {
 	const char *name = strrchr(spool_path, '/');
-	struct entrant en = { .jail = &j->entry, .spool = name ? name + 1 : "", .chan_fd = chan_fd, .parent = getpid() };
+	struct entrant en = { .jail = &j->entry,
+			      .spool = name ? name + 1 : "",
+			      .chan_fd = chan_fd,
+			      .parent = getpid() };
 	int pidfd = -1;
 	pid_t pid;
 	siginfo_t si;
 
 	if (!name)
 		return err_set(e, -EINVAL, "'%s' is not a spool directory", spool_path);
-	pid = clone(enter, (char *)j->stack + JAIL_STACK, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD,
-		    &en, &pidfd);
+	pid = clone(enter, (char *)j->stack + JAIL_STACK,
+		    CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &en, &pidfd);
 	if (pid < 0)
 		return err_errno(e, -errno, "starting a session");
 	if (!en.failed) {

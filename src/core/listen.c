@@ -20,8 +20,14 @@
 #include "core/store_open.h"
 #include "core/trust.h"
 
-enum { BACKLOG = 4096, ACCEPTS_PER_ROUND = 16, REFUSED_MAX = 64, REFUSED_USEC = 2000 * 1000,
-       PAUSE_USEC = 100 * 1000, FIRST_PASSED_FD = 3 };
+enum {
+	BACKLOG = 4096,
+	ACCEPTS_PER_ROUND = 16,
+	REFUSED_MAX = 64,
+	REFUSED_USEC = 2000 * 1000,
+	PAUSE_USEC = 100 * 1000,
+	FIRST_PASSED_FD = 3
+};
 
 /* The wire's words that a refusal needs: magic, a version that asks for nothing more to be read
  * before the daemon speaks, and an error message. */
@@ -104,7 +110,7 @@ static int refusal(struct buf *b, const char *text)
 	r = r ? r : put_u64(b, 0); /* level: error */
 	r = r ? r : put_str(b, "Error");
 	r = r ? r : put_str(b, text);
-	r = r ? r : put_u64(b, 0);	/* no position */
+	r = r ? r : put_u64(b, 0);    /* no position */
 	return r ? r : put_u64(b, 0); /* no traces */
 }
 
@@ -222,7 +228,8 @@ static void on_client(void *ctx, uint32_t events)
 	}
 }
 
-/* The service manager's sockets: fds from 3 on; ours is named nix-daemon.socket, or the only one. */
+/* The service manager's sockets: fds from 3 on; ours is named nix-daemon.socket, or the only one.
+ */
 static int passed_fd(void)
 {
 	const char *pid = getenv("LISTEN_PID"), *n = getenv("LISTEN_FDS");
@@ -352,8 +359,10 @@ int listener_new(struct core *core, struct listener **ret, struct err *e)
 
 		if (fd >= 0) {
 			l->fd = fd;
-			if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
-				r = err_errno(e, -errno, "taking the socket from the service manager");
+			if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ||
+			    fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+				r = err_errno(e, -errno,
+					      "taking the socket from the service manager");
 		} else {
 			r = make_socket(l, e);
 		}

@@ -123,7 +123,8 @@ static int directory(const char *variable, const char *fallback, char **ret, str
 	return 0;
 }
 
-/* The helpers lie beside this program (a build or scratch directory), or where they are installed. */
+/* The helpers lie beside this program (a build or scratch directory), or where they are installed.
+ */
 static const char *helpers(char beside[static PATH_MAX])
 {
 	static const char probe[] = "/airplant-session";
@@ -228,11 +229,12 @@ static int check_identity(const struct options *o, struct err *e)
 	if (syscall(SYS_capget, &h, d) < 0)
 		return err_errno(e, -errno, "reading the daemon's capabilities");
 	if (d[0].permitted || d[1].permitted)
-		return err_set(e, -EPERM,
-			       "airplantd was started with capabilities (%08x%08x), and wants none: "
-			       "remove AmbientCapabilities= from its unit, or file capabilities "
-			       "from the program",
-			       d[1].permitted, d[0].permitted);
+		return err_set(
+			e, -EPERM,
+			"airplantd was started with capabilities (%08x%08x), and wants none: "
+			"remove AmbientCapabilities= from its unit, or file capabilities "
+			"from the program",
+			d[1].permitted, d[0].permitted);
 	return 0;
 }
 

@@ -59,7 +59,8 @@ static struct outmsg *find(struct outbox *o, uint32_t type, uint64_t key)
 }
 
 /* Takes the contents of `b` over on success. */
-static int enqueue(struct outbox *o, uint32_t type, uint32_t id, struct buf *b, int fd, uint64_t key)
+static int enqueue(struct outbox *o, uint32_t type, uint32_t id, struct buf *b, int fd,
+		   uint64_t key)
 {
 	struct outmsg *m = find(o, type, key);
 

@@ -101,7 +101,8 @@ static int move_in(struct place *p, const struct staged *s, struct err *e)
 					 core->store_dir, base);
 		r = spool_trash(core->spool, core->store_fd, base);
 		if (r < 0)
-			return err_errno(e, r, "clearing the way for '%s/%s'", core->store_dir, base);
+			return err_errno(e, r, "clearing the way for '%s/%s'", core->store_dir,
+					 base);
 		if (renameat2(s->dirfd, s->name, core->store_fd, base, RENAME_NOREPLACE) < 0)
 			return err_errno(e, -errno, "moving '%s/%s' into the store",
 					 core->store_dir, base);
@@ -124,7 +125,8 @@ static int copy_sigs(struct batch *b, const struct path_info *info)
 		return 0;
 	to->path = info->path;
 	for (size_t i = 0; i < info->sigs.n; i++)
-		if (strv_add_arena(&to->sigs, &b->arena, arena_strdup(&b->arena, info->sigs.v[i])) < 0)
+		if (strv_add_arena(&to->sigs, &b->arena, arena_strdup(&b->arena, info->sigs.v[i])) <
+		    0)
 			return -ENOMEM;
 	b->n_sigs++;
 	return 0;

@@ -40,4 +40,5 @@ void place_objects_from(struct place *p, const struct staged *v, size_t n, unsig
 /* Commits what waits, now (a build start needs its inputs on record). */
 void place_flush(struct place *p);
 /* The parsed hash modulo of a valid .drv, from the cache or the store. */
-int place_drv_hash(struct place *p, const struct store_path *drv, struct drv_hash *ret, struct err *e);
+int place_drv_hash(struct place *p, const struct store_path *drv, struct drv_hash *ret,
+		   struct err *e);

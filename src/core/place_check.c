@@ -14,7 +14,8 @@
 #include "core/sigcheck.h"
 
 /* The references without the object itself, as content addresses want them. */
-static int other_refs(const struct path_info *info, struct arena *a, struct strv *ret, bool *ret_self)
+static int other_refs(const struct path_info *info, struct arena *a, struct strv *ret,
+		      bool *ret_self)
 {
 	*ret = (struct strv){};
 	*ret_self = false;
@@ -27,7 +28,8 @@ static int other_refs(const struct path_info *info, struct arena *a, struct strv
 	return 0;
 }
 
-static int check_ca(const char *store_dir, const struct path_info *info, struct arena *a, struct err *e)
+static int check_ca(const char *store_dir, const struct path_info *info, struct arena *a,
+		    struct err *e)
 {
 	struct store_path want;
 	struct strv refs;
@@ -58,7 +60,8 @@ static int check_signature(const struct core *core, const struct path_info *info
 		return 0;
 	if (keyring_verify(core->keyring, core->store_dir, info))
 		return 0;
-	return err_set(e, PATH_BAD, "cannot add path '%s/%s' because it lacks a signature by a trusted key",
+	return err_set(e, PATH_BAD,
+		       "cannot add path '%s/%s' because it lacks a signature by a trusted key",
 		       core->store_dir, info->path.base);
 }
 
@@ -136,7 +139,8 @@ int place_check(struct place *p, const struct staged *s, unsigned int flags, str
 	} else if (reg->info.ultimate) {
 		r = keyring_sign(core->keyring, core->store_dir, a, &reg->info);
 		if (r < 0)
-			return err_errno(e, r, "signing '%s/%s'", core->store_dir, reg->info.path.base);
+			return err_errno(e, r, "signing '%s/%s'", core->store_dir,
+					 reg->info.path.base);
 	}
 	return store_path_is_drv(&reg->info.path) ? place_check_drv(p, s, a, reg, e) : 0;
 }

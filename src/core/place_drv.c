@@ -58,7 +58,8 @@ static int read_drv(struct place *p, const struct store_path *path, char **ret, 
 	if (!s && !smap_has(&p->pending, path->base)) {
 		r = db_path_valid(core->db, path);
 		if (r != 0)
-			return err_set(e, r, "path '%s/%s' is not valid", core->store_dir, path->base);
+			return err_set(e, r, "path '%s/%s' is not valid", core->store_dir,
+				       path->base);
 	}
 	r = s ? read_regular(s->dirfd, s->name, ret, ret_len)
 	      : read_regular(core->store_fd, path->base, ret, ret_len);
@@ -67,8 +68,8 @@ static int read_drv(struct place *p, const struct store_path *path, char **ret, 
 	return 0;
 }
 
-static int load_drv(struct place *p, const struct store_path *path, struct arena *a, struct drv *ret,
-		    struct err *e)
+static int load_drv(struct place *p, const struct store_path *path, struct arena *a,
+		    struct drv *ret, struct err *e)
 {
 	_cleanup_free_ char *text = NULL;
 	size_t len;
@@ -147,7 +148,8 @@ static void pop(struct strv *stack)
 }
 
 /* Brings the hashes of everything on the stack into the cache, inputs first: depth first, without
- * recursion. `seen` holds what was expanded: to meet it again with inputs still unknown is a cycle. */
+ * recursion. `seen` holds what was expanded: to meet it again with inputs still unknown is a cycle.
+ */
 static int solve(struct place *p, struct strv *stack, struct err *e)
 {
 	_cleanup_smap_ struct smap seen = {};
@@ -201,7 +203,8 @@ static int know_inputs(struct place *p, const struct drv *d, struct err *e)
 	return r < 0 ? r : solve(p, &stack, e);
 }
 
-int place_drv_hash(struct place *p, const struct store_path *drv, struct drv_hash *ret, struct err *e)
+int place_drv_hash(struct place *p, const struct store_path *drv, struct drv_hash *ret,
+		   struct err *e)
 {
 	const struct drv_hash *h = smap_get(&p->drv_hashes, drv->base);
 

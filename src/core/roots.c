@@ -48,9 +48,11 @@ int roots_add_indirect(struct core *core, const char *path, struct err *e)
 	if (unlinkat(fd, fresh, 0) < 0 && errno != ENOENT)
 		return err_errno(e, -errno, "removing '%s/%s'", dir, fresh);
 	if (symlinkat(path, fd, fresh) < 0)
-		return err_errno(e, -errno, "creating symlink from '%s/%s' to '%s'", dir, name, path);
+		return err_errno(e, -errno, "creating symlink from '%s/%s' to '%s'", dir, name,
+				 path);
 	if (renameat(fd, fresh, fd, name) < 0)
-		return err_errno(e, -errno, "creating symlink from '%s/%s' to '%s'", dir, name, path);
+		return err_errno(e, -errno, "creating symlink from '%s/%s' to '%s'", dir, name,
+				 path);
 	return 0;
 }
 

@@ -10,6 +10,7 @@ struct core;
 /* <state>/gcroots/auto/<base 32 sha1 of `path`> -> `path` (absolute). 0, or a positive code or
  * -errno with a sentence. */
 int roots_add_indirect(struct core *core, const char *path, struct err *e);
-/* All roots that are valid paths. With `censor` the names of links are hidden. Everything is in `a`. */
+/* All roots that are valid paths. With `censor` the names of links are hidden. Everything is in
+ * `a`. */
 int roots_find(struct core *core, bool censor, struct arena *a, struct session_roots *ret,
 	       struct err *e);

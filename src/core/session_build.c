@@ -98,7 +98,8 @@ static int apply_overrides(const struct session *s, const struct session_options
 		const struct session_setting *v = &o->overrides.v[i];
 
 		/* What is refused or unknown was the session's to warn about. */
-		if (settings_client_rule(v->name, v->value, s->peer.trusted, &known) == CLIENT_APPLY &&
+		if (settings_client_rule(v->name, v->value, s->peer.trusted, &known) ==
+			    CLIENT_APPLY &&
 		    settings_set(set, v->name, v->value, NULL) == -ENOMEM)
 			r = -ENOMEM;
 	}

@@ -43,7 +43,8 @@ static void op_options(struct session *s, struct msg *m, void *record, struct ar
 {
 	(void)record;
 	(void)a;
-	/* Kept as it came: most sessions never build. Decoding it once has shown that it is sound. */
+	/* Kept as it came: most sessions never build. Decoding it once has shown that it is sound.
+	 */
 	msg_done(&s->options);
 	s->options = *m;
 	m->data = NULL;
@@ -135,7 +136,8 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 			free(ad);
 			return;
 		}
-		(void)remember_temp_root(s, v[i].info.path.base); /* the session asks for more itself */
+		(void)remember_temp_root(
+			s, v[i].info.path.base); /* the session asks for more itself */
 	}
 	if (!(trusted && add->dont_check_sigs))
 		flags |= PLACE_CHECK_SIGS;
@@ -204,7 +206,8 @@ static void op_add_sigs(struct session *s, struct msg *m, void *record, struct a
 	if (r == DB_ABSENT)
 		err_set(&e, r, "path '%s/%s' is not valid", core->store_dir, path.base);
 	else if (r != 0)
-		err_errno(&e, r < 0 ? r : -EIO, "adding signatures to '%s/%s'", core->store_dir, path.base);
+		err_errno(&e, r < 0 ? r : -EIO, "adding signatures to '%s/%s'", core->store_dir,
+			  path.base);
 	done_with(s, m->id, r, &e);
 }
 

@@ -65,8 +65,8 @@ static void session_stop(struct session *s)
 	s->chan_watch = NULL;
 	close_fdp(&s->chan);
 	smap_done(&s->temp_roots);
-	/* It ends by itself when its channel closes; a hostile one might not. The status of one that
-	 * is ending already stays what it is. */
+	/* It ends by itself when its channel closes; a hostile one might not. The status of one
+	 * that is ending already stays what it is. */
 	(void)syscall(SYS_pidfd_send_signal, s->pidfd, SIGKILL, NULL, 0); /* gone already: fine */
 }
 
@@ -167,8 +167,8 @@ void session_send(struct session *s, uint32_t type, uint32_t id, const struct la
 	if (r == 0 && !waited && outbox_waiting(&s->out))
 		r = loop_modify(s->chan_watch, EPOLLIN | EPOLLOUT);
 	if (r == -ENOBUFS)
-		log_warn("session %d of user %s does not read what it asked for: ended", (int)s->pid,
-			 s->peer.name);
+		log_warn("session %d of user %s does not read what it asked for: ended",
+			 (int)s->pid, s->peer.name);
 	else if (r < 0 && r != -EPIPE)
 		log_warn("answering session %d: %s", (int)s->pid, strerror(-r));
 	if (r < 0)
@@ -261,7 +261,11 @@ static int session_start(struct sessions *ss, struct session **ret, struct err *
 
 	if (!s)
 		return err_set(e, -ENOMEM, "out of memory");
-	*s = (struct session){ .all = ss, .refs = 1, .pidfd = -1, .chan = -1, .spool_fd = -1,
+	*s = (struct session){ .all = ss,
+			       .refs = 1,
+			       .pidfd = -1,
+			       .chan = -1,
+			       .spool_fd = -1,
 			       .generation = core->generation };
 	outbox_init(&s->out, -1);
 	r = chan_pair(pair);

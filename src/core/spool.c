@@ -49,7 +49,8 @@ static int same_mount(const char *a, const char *b)
 {
 	struct statx x, y;
 
-	if (statx(AT_FDCWD, a, 0, STATX_MNT_ID, &x) < 0 || statx(AT_FDCWD, b, 0, STATX_MNT_ID, &y) < 0)
+	if (statx(AT_FDCWD, a, 0, STATX_MNT_ID, &x) < 0 ||
+	    statx(AT_FDCWD, b, 0, STATX_MNT_ID, &y) < 0)
 		return -errno;
 	return x.stx_mnt_id == y.stx_mnt_id && x.stx_dev_major == y.stx_dev_major &&
 	       x.stx_dev_minor == y.stx_dev_minor;
@@ -194,8 +195,8 @@ static int open_private(const char *dir, int *ret, struct err *e)
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return err_errno(e, -errno, "opening '%s'", dir);
 	if (st.st_uid != geteuid())
-		return err_set(e, -EPERM, "the spool '%s' belongs to uid %u, not to the daemon", dir,
-			       (unsigned int)st.st_uid);
+		return err_set(e, -EPERM, "the spool '%s' belongs to uid %u, not to the daemon",
+			       dir, (unsigned int)st.st_uid);
 	if (fchmod(fd, 0700) < 0)
 		return err_errno(e, -errno, "changing the mode of '%s'", dir);
 	*ret = TAKE_FD(fd);

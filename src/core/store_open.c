@@ -32,10 +32,11 @@ static int refuse_symlinks(const char *store_dir, struct err *e)
 		if (lstat(path, &st) < 0)
 			return err_errno(e, -errno, "getting status of '%s'", path);
 		if (S_ISLNK(st.st_mode))
-			return err_set(e, -ELOOP,
-				       "the path '%s' is a symlink; this is not allowed for the Nix "
-				       "store and its parent directories",
-				       path);
+			return err_set(
+				e, -ELOOP,
+				"the path '%s' is a symlink; this is not allowed for the Nix "
+				"store and its parent directories",
+				path);
 		*strrchr(path, '/') = 0;
 	}
 	return 0;
@@ -169,7 +170,8 @@ void store_close(struct core *core, bool clean)
 int store_reopen(struct core *core, struct err *e)
 {
 	log_warn("the store or its state was deleted and made anew: opening it again");
-	/* What waits belongs to the store that is gone; its callers are told by the failing commit. */
+	/* What waits belongs to the store that is gone; its callers are told by the failing commit.
+	 */
 	place_flush(core->place);
 	store_close(core, false);
 	core->generation++;

@@ -41,7 +41,8 @@ struct peer {
 	void (*inspect)(struct peer *p);
 };
 
-/* Makes store and scratch below a fresh directory of /tmp; false when this needs root. */
+/* Makes store and scratch below a fresh directory of $TMPDIR or /tmp. A mode but single takes root.
+ */
 void peer_init(struct peer *p, enum build_ids_mode mode, const char *program);
 /* A shell script as the builder. */
 void peer_script(struct peer *p, const char *script);

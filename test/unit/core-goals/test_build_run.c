@@ -234,7 +234,7 @@ static void open_world(struct world *w)
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 
 	memset(w, 0, sizeof(*w));
-	snprintf(w->dir, sizeof(w->dir), "/tmp/airplant-test-XXXXXX");
+	snprintf(w->dir, sizeof(w->dir), "/tmp/airplant-test-run-XXXXXX");
 	assert_non_null(mkdtemp(w->dir));
 	assert_true(n > 0);
 	self[n] = 0;

@@ -1,4 +1,5 @@
-/* A store of its own for a test, deleted afterwards: database, spool and place, without sessions. */
+/* A store of its own for a test, deleted afterwards: database, spool and place, without sessions.
+ */
 #pragma once
 
 #include "core/core.h"

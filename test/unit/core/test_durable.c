@@ -61,8 +61,8 @@ static struct store_path put(const char *base, const char *ref)
 	return reg.info.path;
 }
 
-#define OLD "00000000000000000000000000000000-old"
-#define BAD "10000000000000000000000000000000-bad"
+#define OLD  "00000000000000000000000000000000-old"
+#define BAD  "10000000000000000000000000000000-bad"
 #define USER "20000000000000000000000000000000-user"
 #define GOOD "30000000000000000000000000000000-good"
 #define GONE "40000000000000000000000000000000-gone"
@@ -155,9 +155,12 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(damage_is_found, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_crash_of_the_daemon_is_no_power_loss, setup, teardown),
-		cmocka_unit_test_setup_teardown(after_a_clean_stop_nothing_is_checked, setup, teardown),
-		cmocka_unit_test_setup_teardown(an_unreadable_watermark_checks_everything, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_crash_of_the_daemon_is_no_power_loss, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(after_a_clean_stop_nothing_is_checked, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(an_unreadable_watermark_checks_everything, setup,
+						teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,7 +59,8 @@ static void timers_fire_in_order(void **state)
 	for (int i = 0; i < 200; i++) {
 		struct loop_timer *t;
 
-		assert_int_equal(loop_timer(loop, (uint64_t)(i * 37 % 101) * 100, say_a, NULL, &t), 0);
+		assert_int_equal(loop_timer(loop, (uint64_t)(i * 37 % 101) * 100, say_a, NULL, &t),
+				 0);
 		loop_timer_cancel(t);
 	}
 	loop_timer_cancel(gone);

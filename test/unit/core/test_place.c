@@ -53,8 +53,9 @@ static struct staged text(struct arena *a, const char *name, const char *content
 	memcpy(st.info.nar_hash, facts.nar_hash, 32);
 	st.info.nar_size = facts.nar_size;
 	hash_buffer(HASH_SHA256, content, strlen(content), &ca.hash);
-	assert_int_equal(store_path_for_ca(s.core.store_dir, name, &ca, &refs, false, &st.info.path, NULL),
-			 0);
+	assert_int_equal(
+		store_path_for_ca(s.core.store_dir, name, &ca, &refs, false, &st.info.path, NULL),
+		0);
 	st.info.ca = ca_print(a, &ca);
 	st.info.deriver = (char *)"";
 	st.info.refs = refs;
@@ -144,7 +145,8 @@ static void lies_about_the_path_do_not(void **state)
 	assert_false(scratch_exists(&s, v[1].info.path.base));
 	/* The NAR hash is part of this address. */
 	v[1] = text(&a, "nar", "hello", (struct strv){});
-	v[1].info.ca = (char *)"fixed:r:sha256:0000000000000000000000000000000000000000000000000000";
+	v[1].info.ca =
+		(char *)"fixed:r:sha256:0000000000000000000000000000000000000000000000000000";
 	add(&v[1], 1, client);
 	assert_non_null(strstr(last, "claims to be content-addressed but isn't"));
 }
@@ -212,7 +214,8 @@ static void a_leftover_makes_way(void **state)
 }
 
 #define FOD(extra)                                                                                 \
-	"Derive([(\"out\",\"%s" extra "\",\"sha256\",\"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649" \
+	"Derive([(\"out\",\"%s" extra                                                              \
+	"\",\"sha256\",\"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649"                              \
 	"b934ca495991b7852b855\")],[],[],\"x\",\"/b\",[],[(\"out\",\"%s\")])"
 
 static void derivations_are_checked(void **state)
@@ -231,8 +234,8 @@ static void derivations_are_checked(void **state)
 	assert_false(scratch_exists(&s, v.info.path.base));
 
 	hash_buffer(HASH_SHA256, "", 0, &ca.hash);
-	assert_int_equal(store_path_for_ca(s.core.store_dir, "good", &ca, &(struct strv){}, false, &out,
-					   NULL),
+	assert_int_equal(store_path_for_ca(s.core.store_dir, "good", &ca, &(struct strv){}, false,
+					   &out, NULL),
 			 0);
 	full = store_path_full(&a, s.core.store_dir, &out);
 	content = arena_printf(&a, FOD("x"), full, full);
@@ -260,7 +263,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(two_of_a_round_want_the_same, setup, teardown),
 		cmocka_unit_test_setup_teardown(lies_about_the_path_do_not, setup, teardown),
 		cmocka_unit_test_setup_teardown(unsigned_ones_do_not, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_missing_reference_undoes_the_move, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_missing_reference_undoes_the_move, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(hostile_tops_do_not, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_leftover_makes_way, setup, teardown),
 		cmocka_unit_test_setup_teardown(derivations_are_checked, setup, teardown),

@@ -12,10 +12,12 @@
 
 #define DIR    "/tmp/airplant-sig/store"
 #define PUBLIC "test-1:3wxrkbXIonvuQTB8ysk1ZSEQFpK8FgKSyHZoeXplMTA="
-#define SECRET \
-	"test-1:lK8qIF/Q3iAR9nC8sI0ZaMxfsnLFUPgKy7DmvVl7zTbfDGuRtciie+5BMHzKyTVlIRAWkrwWApLIdmh5emUxMA=="
-#define SIG \
-	"test-1:ydWckjVf4iVzrLa7qQZ6Yr1OBQ0n6saqQlhQ5DW3j9hIORuEWMShIgGTytNG3IGIerj0Jino8djWVs1Ys7XPAA=="
+#define SECRET                                                                                     \
+	"test-1:lK8qIF/"                                                                           \
+	"Q3iAR9nC8sI0ZaMxfsnLFUPgKy7DmvVl7zTbfDGuRtciie+5BMHzKyTVlIRAWkrwWApLIdmh5emUxMA=="
+#define SIG                                                                                        \
+	"test-1:"                                                                                  \
+	"ydWckjVf4iVzrLa7qQZ6Yr1OBQ0n6saqQlhQ5DW3j9hIORuEWMShIgGTytNG3IGIerj0Jino8djWVs1Ys7XPAA=="
 
 static char *refs[] = {
 	"7gw0kkm0b9p6hl3wzjhqqs7xscix9w0l-fod.drv",
@@ -31,8 +33,8 @@ static struct path_info signed_info(char *sig)
 
 	strcpy(i.path.base, "c6x9cq58ld8s1knbm22ys1pk3ms59z8l-top.drv");
 	assert_int_equal(
-		base16_decode("4a340a1dc605af4ecccdbaa1d0ae00faeeee3318018a96f00e9af1369882174b", 64,
-			      i.nar_hash, 32),
+		base16_decode("4a340a1dc605af4ecccdbaa1d0ae00faeeee3318018a96f00e9af1369882174b",
+			      64, i.nar_hash, 32),
 		0);
 	sigs[0] = sig;
 	i.sigs = (struct strv){ sigs, 1 };
@@ -64,9 +66,19 @@ static void stock_signature_verifies(void **state)
 static void odd_signatures_do_not(void **state)
 {
 	static const char *const odd[] = {
-		"", ":", "test-1", "test-1:", "test-1:AAAA", "test-2" SIG, "test-1:====",
-		"test-1:!dWckjVf4iVzrLa7qQZ6Yr1OBQ0n6saqQlhQ5DW3j9hIORuEWMShIgGTytNG3IGIerj0Jino8djWVs1Ys7XPAA==",
-		"test-1:ydWckjVf4iVzrLa7qQZ6Yr1OBQ0n6saqQlhQ5DW3j9hIORuEWMShIgGTytNG3IGIerj0Jino8djWVs1Ys7XPAAAA",
+		"",
+		":",
+		"test-1",
+		"test-1:",
+		"test-1:AAAA",
+		"test-2" SIG,
+		"test-1:====",
+		"test-1:!"
+		"dWckjVf4iVzrLa7qQZ6Yr1OBQ0n6saqQlhQ5DW3j9hIORuEWMShIgGTytNG3IGIerj0Jino8djWVs1Ys7X"
+		"PAA==",
+		"test-1:"
+		"ydWckjVf4iVzrLa7qQZ6Yr1OBQ0n6saqQlhQ5DW3j9hIORuEWMShIgGTytNG3IGIerj0Jino8djWVs1Ys7"
+		"XPAAAA",
 	};
 	struct keyring *k = keyring_new();
 
@@ -78,7 +90,8 @@ static void odd_signatures_do_not(void **state)
 		assert_false(keyring_verify(k, DIR, &i));
 	}
 	assert_true(keyring_add_public(k, "nocolon", NULL) > 0);
-	assert_true(keyring_add_public(k, ":3wxrkbXIonvuQTB8ysk1ZSEQFpK8FgKSyHZoeXplMTA=", NULL) > 0);
+	assert_true(keyring_add_public(k, ":3wxrkbXIonvuQTB8ysk1ZSEQFpK8FgKSyHZoeXplMTA=", NULL) >
+		    0);
 	assert_true(keyring_add_public(k, "test-1:AAAA", NULL) > 0);
 	keyring_free(k);
 }

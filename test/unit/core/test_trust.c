@@ -21,7 +21,8 @@ static struct settings with(const char *allowed, const char *trusted)
 }
 
 /* "a" allowed, "t" trusted, "-" neither. */
-static const char *judge(const char *allowed, const char *trusted, uid_t uid, gid_t gid, gid_t other)
+static const char *judge(const char *allowed, const char *trusted, uid_t uid, gid_t gid,
+			 gid_t other)
 {
 	struct settings s = with(allowed, trusted);
 	struct peer p = { .uid = uid, .gid = gid };
@@ -54,8 +55,8 @@ static void names_and_wildcards(void **state)
 static void groups(void **state)
 {
 	(void)state;
-	assert_string_equal(judge("@root", "", 4242, 0, 4242), "a");	/* primary */
-	assert_string_equal(judge("@root", "", 4242, 4242, 0), "a");	/* supplementary */
+	assert_string_equal(judge("@root", "", 4242, 0, 4242), "a"); /* primary */
+	assert_string_equal(judge("@root", "", 4242, 4242, 0), "a"); /* supplementary */
 	assert_string_equal(judge("@root", "", 4242, 4242, 4242), "-");
 	assert_string_equal(judge("root", "", 4242, 0, 0), "-"); /* a group is not a user */
 	assert_string_equal(judge("@no-such-group-here", "@", 4242, 4242, 4242), "-");
