@@ -134,9 +134,30 @@ static int cover_scratch(struct build *b, struct err *e)
 	return 0;
 }
 
+/* Some outputs may be there already (not all, or nothing would be built): the builder makes them
+ * again, so it must not find them. This only marks them as gone in the overlay. */
+static int hide_outputs(struct build *b, struct err *e)
+{
+	_cleanup_close_ int store = open(b->s.store_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (store < 0)
+		return err_errno(e, -errno, "opening '%s'", b->s.store_dir);
+	for (size_t i = 0; i < b->s.outputs.n; i++) {
+		int r = rm_tree_at(store, b->s.outputs.v[i].path);
+
+		if (r < 0)
+			return err_errno(e, r, "hiding the earlier '%s/%s' from the builder",
+					 b->s.store_dir, b->s.outputs.v[i].path);
+	}
+	return 0;
+}
+
 int host_enter(struct build *b, struct err *e)
 {
 	int r = cover_store(b, e);
+
+	if (r == 0)
+		r = hide_outputs(b, e);
 
 	if (r == 0)
 		r = cover_scratch(b, e);

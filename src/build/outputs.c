@@ -36,10 +36,14 @@ static int check_present(struct work *w, const struct build_output *o, struct st
 {
 	const struct build_start *s = &w->b->s;
 
-	if (fstatat(w->store, o->path, st, AT_SYMLINK_NOFOLLOW) < 0) {
-		if (errno != ENOENT)
-			return err_errno(e, -errno, "getting status of '%s/%s'", s->store_dir,
-					 o->path);
+	int r = fstatat(w->store, o->path, st, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+
+	/* A device 0:0 is an overlay's mark for something that is not there (host.c). */
+	if (r == 0 && S_ISCHR(st->st_mode) && st->st_rdev == 0)
+		r = -ENOENT;
+	if (r < 0) {
+		if (r != -ENOENT)
+			return err_errno(e, r, "getting status of '%s/%s'", s->store_dir, o->path);
 		return err_set(e, REJECTED,
 			       "builder for '" C_MAGENTA "%s/%s" C_NORMAL
 			       "' failed to produce output path for output " Q_ARG " at " C_MAGENTA
@@ -304,6 +308,12 @@ static int check_fixed(struct work *w, char **ret_real, struct err *e)
 	w->made[0].ca = ca_print(&b->arena, &ca);
 	if (!w->made[0].ca)
 		return out_of_memory(e);
+	if (refs->n && !(b->s.fixed_recursive && ca.hash.algo == HASH_SHA256))
+		return err_set(e, REJECTED,
+			       "fixed output derivation '%s' is not allowed to refer to other store "
+			       "paths.\nYou may need to use the 'unsafeDiscardReferences' derivation "
+			       "attribute, see the manual for more details.",
+			       b->s.drv_name);
 	if (!hash_equal(&want, &ca.hash)) {
 		if (refs->n == 0) {
 			r = keep_under_real_path(w, o, &ca, ret_real, e);

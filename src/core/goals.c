@@ -148,6 +148,7 @@ int request_new(struct goals *g, const struct session_build *b, const struct set
 	r->ev = *events;
 	r->ctx = ctx;
 	r->check = b->mode == BUILD_CHECK;
+	r->with_results = b->with_results;
 	r->arena = ARENA_INIT(REQUEST_MEMORY);
 	r->ready_end = &r->ready;
 	err = settings_copy(settings, &r->settings);
@@ -254,13 +255,35 @@ static void begin_drv(struct request *r, struct target *t)
 			    t->path.base);
 }
 
+/* Upstream starts goals in the order of their names; who reads a log expects it. */
+static int by_name(const void *a, const void *b)
+{
+	const struct target *x = *(struct target *const *)a, *y = *(struct target *const *)b;
+	int r = strcmp(store_path_name(&x->path), store_path_name(&y->path));
+
+	return r ? r : strcmp(x->path.base, y->path.base);
+}
+
+static struct target **in_order(struct request *r)
+{
+	struct target **order = arena_array(&r->arena, r->targets.n, sizeof(*order));
+
+	for (size_t i = 0; order && i < r->targets.n; i++)
+		order[i] = &r->targets.v[i];
+	if (order)
+		qsort(order, r->targets.n, sizeof(*order), by_name);
+	return order;
+}
+
 static void request_begin(struct request *r)
 {
+	struct target **order = in_order(r);
+
 	r->begun = true;
 	if (!r->targets.n)
 		r->over = true;
 	for (size_t i = 0; i < r->targets.n && !r->dead; i++) {
-		struct target *t = &r->targets.v[i];
+		struct target *t = order ? order[i] : &r->targets.v[i];
 
 		if (t->is_drv)
 			begin_drv(r, t);

@@ -106,7 +106,7 @@ struct request {
 	void *ctx;
 	struct settings settings;
 	struct owner *owner;
-	bool check, begun, over, dead;
+	bool check, with_results, begun, over, dead;
 	struct arena arena;
 	struct {
 		struct target *v;

@@ -306,9 +306,9 @@ static char *overall_error(struct request *r, bool *ret_many)
 		const struct target *t = &r->targets.v[i];
 		char *full;
 
-		if (is_success(t))
-			continue;
-		if (t->done && !first)
+		if (is_success(t) || !t->done)
+			continue; /* what was given up has not failed */
+		if (!first)
 			first = t;
 		full = arena_printf(&r->arena, "%s/%s", r->goals->core->store_dir, t->path.base);
 		if (strv_add_arena(&failed, &r->arena, full) < 0)
@@ -371,7 +371,7 @@ void report_built(struct request *r)
 		b.error = memory ? overall_error(r, &many) : NULL;
 		if (!b.error)
 			b.error = (char *)"out of memory while building";
-		if (many)
+		if (many && !r->with_results)
 			tell_others(r);
 	}
 	if (!r->dead)

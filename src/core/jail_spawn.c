@@ -1,8 +1,9 @@
 /* Entering the jail: from clone to exec. Linked by airplantd.
  *
- * The program starts with two capabilities of the jail's user namespace, which maps nothing but
+ * The program starts with three capabilities of the jail's user namespace, which maps nothing but
  * the daemon's own id: with them it takes a detached view of its own spool directory, changes its
- * root to /view and seals itself, before it hears of a client (src/session/main.c).
+ * root to /view, empties its bounding set and seals itself, before it hears of a client
+ * (src/session/main.c).
  *
  * The child shares the core's memory until it execs (CLONE_VM, CLONE_VFORK: the core stands still
  * meanwhile), so it writes nothing but its own stack and the one result, and calls nothing but
@@ -44,9 +45,9 @@ _on_borrowed_stack_ static int give_up(struct entrant *en, const char *what)
 }
 
 /* Ambient: they survive the exec of a program by somebody who is not root. */
-_on_borrowed_stack_ static int keep_two_caps(void)
+_on_borrowed_stack_ static int keep_three_caps(void)
 {
-	static const unsigned long kept[] = { CAP_SYS_ADMIN, CAP_SYS_CHROOT };
+	static const unsigned long kept[] = { CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SETPCAP };
 	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct d[2] = {};
 
@@ -84,7 +85,7 @@ _on_borrowed_stack_ static int enter(void *arg)
 			return give_up(en, "entering the jail's namespaces");
 	if (chdir("/") < 0)
 		return give_up(en, "entering the jail's root");
-	if (keep_two_caps() < 0)
+	if (keep_three_caps() < 0)
 		return give_up(en, "dropping capabilities");
 	if (setrlimit(RLIMIT_CORE, &no_core) < 0 || plain_signals() < 0)
 		return give_up(en, "resetting limits and signals");

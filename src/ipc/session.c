@@ -36,7 +36,8 @@ LAYOUT(session_add_layout, struct session_add,
 LAYOUT(session_text_layout, struct session_text, STR(session_text, text));
 LAYOUT(session_sigs_layout, struct session_sigs, STR(session_sigs, path), STRV(session_sigs, sigs));
 LAYOUT(session_build_layout, struct session_build,
-       STRV(session_build, targets), U64(session_build, mode));
+       STRV(session_build, targets), U64(session_build, mode),
+       U64(session_build, with_results));
 LAYOUT(session_done_layout, struct session_done, U64(session_done, ok), STR(session_done, error));
 
 LOCAL_LAYOUT(root_layout, struct session_root, STR(session_root, link), STR(session_root, target));

@@ -101,6 +101,7 @@ struct session_build {
 	/* Base name for an opaque path, "<base name>!out1,out2" or "<base name>!*" for outputs. */
 	struct strv targets;
 	uint64_t mode;
+	uint64_t with_results; /* op 46: the client reads each error in its result, so none is told twice */
 };
 
 struct session_done {

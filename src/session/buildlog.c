@@ -154,6 +154,12 @@ static int end_line(struct session *s, struct running *b)
 		tell(s, LVL_ERROR, "bad JSON log message from the derivation builder: %s", line);
 		put_line(s, b, line);
 		break;
+	case LOG_UNFIT:
+		tell(s, LVL_WARN,
+		     "warning: Unable to handle a JSON message from the derivation builder: %s",
+		     line);
+		put_line(s, b, line);
+		break;
 	default:
 		put_line(s, b, line);
 	}

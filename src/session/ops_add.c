@@ -234,7 +234,7 @@ static int add_old(struct session *s, struct add *a, struct err *e)
 		return r; /* the stream's end is unknown: this closes the connection */
 	request_read(s);
 	if (a->method == CA_FLAT)
-		r = spool_hash(s, a->object.name, CA_FLAT, a->algo, NULL, &a->ca.hash, e);
+		r = spool_hash(s, a->object.name, CA_FLAT, a->algo, NULL, false, &a->ca.hash, e);
 	return r ?: finish(s, a, e);
 }
 

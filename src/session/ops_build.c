@@ -1,6 +1,7 @@
 /* Builds: the request goes to the core; events come back and become the client's log. */
 #include <errno.h>
 #include <poll.h>
+#include <string.h>
 
 #include "session/buildlog.h"
 #include "session/ops.h"
@@ -10,6 +11,8 @@
 struct build {
 	struct derived_paths targets;
 	uint64_t mode;
+	bool with_results;
+	struct strv asked; /* the targets as the core was told them */
 	uint32_t id;
 	struct build_logs logs;
 	uint64_t act_realise, act_builds, act_copies;
@@ -36,13 +39,13 @@ static int get_request(struct session *s, struct build *b, struct err *e)
 
 static int send_request(struct session *s, struct build *b, struct err *e)
 {
-	struct session_build msg = { .mode = b->mode };
-
+	struct session_build msg = { .mode = b->mode, .with_results = b->with_results };
 	for (size_t i = 0; i < b->targets.n; i++) {
 		char *t = derived_path_base(&s->arena, &b->targets.v[i]);
-		if (!t || strv_add_arena(&msg.targets, &s->arena, t) < 0)
+		if (!t || strv_add_arena(&b->asked, &s->arena, t) < 0)
 			return too_large(e);
 	}
+	msg.targets = b->asked;
 	return core_send(s, SESSION_BUILD, &session_build_layout, &msg, &b->id);
 }
 
@@ -247,23 +250,43 @@ static int put_result(struct session *s, const struct derived_path *target,
 	return 0;
 }
 
+/* What was given up before it came to anything has no result: results are found by their target. */
+static size_t match_results(const struct build *b, const struct session_result **ret)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < b->targets.n; i++) {
+		ret[i] = NULL;
+		if (n < b->built.results.n &&
+		    strcmp(b->built.results.v[n].target, b->asked.v[i]) == 0)
+			ret[i] = &b->built.results.v[n++];
+	}
+	return n;
+}
+
 int op_build_paths_with_results(struct session *s, struct err *e)
 {
-	struct build b = {};
+	struct build b = { .with_results = true };
+	const struct session_result **results;
+	size_t n;
 
 	int r = get_request(s, &b, e);
 	if (!r)
 		r = run_build(s, &b, e);
 	if (r)
 		return r;
+	results = arena_array(&s->arena, b.targets.n + 1, sizeof(*results));
+	if (!results)
+		return too_large(e);
+	n = match_results(&b, results);
 	/* A refusal of the whole request has a sentence and no results. */
-	if (b.built.results.n != b.targets.n)
+	if ((n == 0 && b.targets.n > 0) || n != b.built.results.n)
 		return err_set(e, OP_FAILED, "%s",
 			       *b.built.error ? b.built.error : "the build request failed");
 	answer_begin(s);
-	wire_put_u64(&s->out, b.targets.n);
+	wire_put_u64(&s->out, n);
 	for (size_t i = 0; i < b.targets.n; i++) {
-		r = put_result(s, &b.targets.v[i], &b.built.results.v[i], e);
+		r = results[i] ? put_result(s, &b.targets.v[i], results[i], e) : 0;
 		if (r)
 			return WIRE_EOF; /* in mid-answer there is no way to say why */
 	}

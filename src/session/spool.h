@@ -36,4 +36,4 @@ int spool_verify_ca(struct session *s, const struct spooled *o, const struct ca 
 		    const struct store_path *path, struct err *e);
 /* The hash of a spooled object as method `m` sees it: a file's bytes or the NAR. */
 int spool_hash(struct session *s, const char *name, enum ca_method m, enum hash_algo algo,
-	       const char *digest32, struct hash *ret, struct err *e);
+	       const char *digest32, bool positions, struct hash *ret, struct err *e);

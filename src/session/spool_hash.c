@@ -9,7 +9,8 @@
 #include "nar/tree.h"
 #include "session/spool.h"
 
-static const char zero_digest[] = "00000000000000000000000000000000";
+/* Bytes of value zero, as upstream has it, not digits. */
+static const char zero_digest[STORE_DIGEST_LEN];
 
 struct hash_sink {
 	struct hasher *h;
@@ -58,8 +59,9 @@ static int hash_file(struct session *s, const char *name, struct hash_sink *k, s
 	}
 }
 
-/* The positions of the digest are part of the hash, so that zeros in its place differ from it. */
-static int finish_rewrite(struct hash_sink *k)
+/* The positions of the digest are part of the hash, so that zeros in its place differ from it.
+ * Releases of upstream up to 2.34 that rewrite leave them out: `positions` says which is wanted. */
+static int finish_rewrite(struct hash_sink *k, bool positions)
 {
 	char text[32];
 	size_t n;
@@ -68,7 +70,7 @@ static int finish_rewrite(struct hash_sink *k)
 	if (r)
 		return r;
 	const uint64_t *at = rewrite_matches(k->rewrite, &n);
-	for (size_t i = 0; i < n; i++) {
+	for (size_t i = 0; positions && i < n; i++) {
 		int len = snprintf(text, sizeof(text), "|%llu", (unsigned long long)at[i]);
 		hasher_feed(k->h, text, (size_t)len);
 	}
@@ -76,7 +78,7 @@ static int finish_rewrite(struct hash_sink *k)
 }
 
 int spool_hash(struct session *s, const char *name, enum ca_method m, enum hash_algo algo,
-	       const char *digest32, struct hash *ret, struct err *e)
+	       const char *digest32, bool positions, struct hash *ret, struct err *e)
 {
 	struct hash_sink k = { .h = hasher_new(algo) };
 	char from[STORE_DIGEST_LEN + 1] = "";
@@ -90,7 +92,7 @@ int spool_hash(struct session *s, const char *name, enum ca_method m, enum hash_
 		r = m == CA_NAR ? tree_dump(s->spool, name, sink, &k, e)
 				: hash_file(s, name, &k, e);
 	if (!r && k.rewrite)
-		r = finish_rewrite(&k);
+		r = finish_rewrite(&k, positions);
 	if (k.h)
 		hasher_final(k.h, ret);
 	hasher_free(k.h);
@@ -108,11 +110,14 @@ int spool_verify_ca(struct session *s, const struct spooled *o, const struct ca 
 	if (ca->method == CA_NAR && ca->hash.algo == HASH_SHA256 &&
 	    memcmp(ca->hash.bytes, o->nar_hash, 32) == 0)
 		return 0;
-	int r = spool_hash(s, o->name, ca->method, ca->hash.algo, path->base, &got, e);
-	if (r)
-		return r;
-	if (hash_equal(&ca->hash, &got))
-		return 0;
+	for (int positions = 1; positions >= 0; positions--) {
+		int r = spool_hash(s, o->name, ca->method, ca->hash.algo, path->base, positions,
+				   &got, e);
+		if (r)
+			return r;
+		if (hash_equal(&ca->hash, &got))
+			return 0;
+	}
 	return err_set(
 		e, OP_FAILED,
 		"ca hash mismatch importing path '%s/%s';\n  specified: %s:%s\n  got:       %s:%s",

@@ -118,13 +118,18 @@ int log_message_parse(const char *line, size_t len, struct arena *a, struct log_
 	if (!m.fields)
 		return LOG_MALFORMED;
 	json_init(&j, line + sizeof(prefix) - 1, len - (sizeof(prefix) - 1), a);
-	if (parse_object(&j, &m, &action, &has) || !action)
+	if (json_peek(&j) != JSON_OBJECT && json_skip(&j) == 0 && json_end(&j) == 0)
+		return LOG_UNFIT; /* JSON, but no object */
+	json_init(&j, line + sizeof(prefix) - 1, len - (sizeof(prefix) - 1), a);
+	if (parse_object(&j, &m, &action, &has))
 		return LOG_MALFORMED;
+	if (!action)
+		return LOG_UNFIT;
 	for (size_t i = 0; i < ELEMENTS(actions); i++) {
 		if (strcmp(action, actions[i].name) != 0)
 			continue;
 		if ((has & actions[i].needs) != actions[i].needs)
-			return LOG_MALFORMED;
+			return LOG_UNFIT;
 		m.action = actions[i].action;
 	}
 	*ret = m;

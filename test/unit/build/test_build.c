@@ -418,7 +418,7 @@ static void check_fixed_refs(struct peer *p)
 	fixed(p, STORE PEER_FILE, false);
 	expect(p, "printf %s " STORE PEER_FILE " > $out", OUTPUT_REJECTED);
 	assert_non_null(
-		strstr(p->end.error, "fixed-output derivations must not reference store paths"));
+		strstr(p->end.error, "is not allowed to refer to other store paths"));
 }
 
 static void test_fixed(void **state)

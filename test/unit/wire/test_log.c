@@ -81,7 +81,12 @@ static void test_malformed(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ELEMENTS(lines); i++)
-		assert_int_equal(parse(&a, lines[i], &m), LOG_MALFORMED);
+		assert_true(parse(&a, lines[i], &m) >= LOG_MALFORMED);
+	/* Upstream tells them apart: no JSON at all, and JSON that says nothing. */
+	assert_int_equal(parse(&a, "@nix ][", &m), LOG_MALFORMED);
+	assert_int_equal(parse(&a, "@nix 1", &m), LOG_UNFIT);
+	assert_int_equal(parse(&a, "@nix {}", &m), LOG_UNFIT);
+	assert_int_equal(parse(&a, "@nix {\"action\":null}", &m), LOG_UNFIT);
 	assert_int_equal(parse(&a, "@nixx {}", &m), LOG_PLAIN);
 	assert_int_equal(parse(&a, "", &m), LOG_PLAIN);
 	arena_done(&a);
