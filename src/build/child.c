@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/keyctl.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <linux/securebits.h>
@@ -14,6 +15,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -23,6 +25,9 @@
 
 #include "build/supervisor.h"
 #include "confine/confine.h"
+
+/* PIDFD_GET_MNT_NAMESPACE; newer than some headers. */
+enum { GET_MOUNT_NAMESPACE = _IO(0xFF, 3) };
 
 static int write_own(const char *path, const char *text)
 {
@@ -47,6 +52,16 @@ static int become_slot(struct err *e)
 	if (setresuid(0, 0, 0) < 0)
 		return err_errno(e, -errno, "setuid failed");
 	make_dumpable();
+	return 0;
+}
+
+/* The daemon's session keyring would be the builder's as well. Kernels without keys, and
+ * containers whose filter forbids them to the builder too, have nothing to leave. */
+static int leave_keyring(struct err *e)
+{
+	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS &&
+	    errno != EPERM)
+		return err_errno(e, -errno, "leaving the daemon's session keyring");
 	return 0;
 }
 
@@ -267,6 +282,8 @@ static int prepare(struct build *b, struct err *e)
 	r = become_slot(e);
 	reset_process();
 	if (r == 0)
+		r = leave_keyring(e);
+	if (r == 0)
 		r = reopen_scratch(b, e);
 	if (r == 0)
 		r = root_scratch(b, e);
@@ -345,7 +362,7 @@ int child_start(struct build *b, struct err *e)
 	};
 	long pid;
 
-	if (b->s.sandbox == SANDBOX_ON)
+	if (b->s.sandbox == SANDBOX_ON && !b->warm)
 		args.flags |= CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
 			      (b->s.fixed ? 0 : CLONE_NEWNET);
 	if (pipe2(pipefd, O_CLOEXEC) < 0)
@@ -365,6 +382,8 @@ int child_start(struct build *b, struct err *e)
 	b->pid = (pid_t)pid;
 	b->pidfd = pidfd;
 	close_fdp(&b->slave);
+	/* Older kernels cannot: then the builder's end takes as long as its unmounting. */
+	b->mounts_fd = ioctl(pidfd, GET_MOUNT_NAMESPACE, 0);
 	return 0;
 }
 

@@ -112,7 +112,7 @@ static void say_bye(struct build *b)
 	(void)watch_send(b, BUILD_BYE, &build_bye_layout, &bye); /* the core may be gone */
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	struct build b = {
 		.arena = ARENA_INIT(ARENA_MAX),
@@ -125,6 +125,8 @@ int main(void)
 		.status_fd = -1,
 		.pidfd = -1,
 		.top = -1,
+		.mounts_fd = -1,
+		.pts_fd = -1,
 	};
 	struct build_end end = { 0 };
 	struct err e = { 0 };
@@ -134,6 +136,8 @@ int main(void)
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)fcntl(BUILD_FD, F_SETFD, FD_CLOEXEC);
 	umask(077);
+	if (argc > 1 && !strcmp(argv[1], BUILD_WARM))
+		ns_warm(&b);
 	r = receive_start(&b);
 	if (r != 0)
 		return r == CHAN_EOF ? 0 : 1;

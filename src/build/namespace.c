@@ -59,20 +59,49 @@ static int receive_ids(struct build *b, struct err *e)
 	return 0;
 }
 
-int ns_outer(struct build *b, struct err *e)
+void ns_warm(struct build *b)
 {
-	int r;
-
+	b->warm = true;
 	b->host_uid = geteuid();
 	b->host_gid = getegid();
-	if (unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0)
-		return err_errno(e, -errno,
-				 "a build needs a user namespace and this machine refuses one "
-				 "(see /proc/sys/user/max_user_namespaces, or AppArmor's "
-				 "kernel.apparmor_restrict_unprivileged_userns)");
-	r = chan_send(b->chan, BUILD_NEED_IDS, 0, NULL, 0, NULL, 0);
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) <
+	    0)
+		b->warm_error = -errno;
+	else
+		b->warm_error = root_loopback();
+	/* A core that hung up is noticed by the next receive. */
+	if (b->warm_error == 0)
+		(void)chan_send(b->chan, BUILD_NEED_IDS, 0, NULL, 0, NULL, 0);
+}
+
+/* The mount namespace is made now in any case: it is to show what is mounted now. */
+static int make_outer(struct build *b, struct err *e)
+{
+	int r = b->warm_error;
+
+	if (!b->warm) {
+		b->host_uid = geteuid();
+		b->host_gid = getegid();
+	}
+	if (r == 0 && unshare(b->warm ? CLONE_NEWNS : CLONE_NEWUSER | CLONE_NEWNS) < 0)
+		r = -errno;
+	return r == 0 ? 0
+		      : err_errno(e, r,
+				  "a build needs a user namespace and this machine refuses one "
+				  "(see /proc/sys/user/max_user_namespaces, or AppArmor's "
+				  "kernel.apparmor_restrict_unprivileged_userns)");
+}
+
+int ns_outer(struct build *b, struct err *e)
+{
+	int r = make_outer(b, e);
+
 	if (r < 0)
+		return r;
+	if (!b->warm && chan_send(b->chan, BUILD_NEED_IDS, 0, NULL, 0, NULL, 0) < 0)
 		return BUILD_CANCELLED;
+	if (b->warm && (b->s.fixed || b->s.sandbox != SANDBOX_ON))
+		return err_set(e, -EPROTO, "this supervisor has given up the host's network");
 	r = receive_ids(b, e);
 	if (r != 0)
 		return r;
@@ -125,12 +154,13 @@ static int private_devpts(void)
 
 int ns_terminal(struct build *b, struct err *e)
 {
-	_cleanup_close_ int pts = private_devpts();
+	int pts = private_devpts();
 	struct termios term;
 	int unlock = 0;
 
 	if (pts < 0)
 		return err_errno(e, pts, "mounting a private devpts");
+	b->pts_fd = pts; /* closing it waits for the kernel's other processors */
 	b->master = openat(pts, "ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
 	if (b->master < 0)
 		return err_errno(e, -errno, "opening pseudoterminal master");

@@ -428,22 +428,27 @@ static bool has_bind(const struct build *b, const char *target)
 	return false;
 }
 
+int root_loopback(void)
+{
+	_cleanup_close_ int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq ifr = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_LOOPBACK | IFF_RUNNING };
+
+	if (s < 0)
+		return -errno;
+	return ioctl(s, SIOCSIFFLAGS, &ifr) < 0 ? -errno : 0;
+}
+
 static int set_names(const struct build *b, struct err *e)
 {
 	/* The terminating zero belongs to it: upstream passes it, and builders see it. */
 	if (sethostname("localhost", sizeof("localhost")) < 0 ||
 	    setdomainname("(none)", sizeof("(none)")) < 0)
 		return err_errno(e, -errno, "cannot set host name");
-	if (b->s.fixed)
-		return 0; /* the host's network */
-	_cleanup_close_ int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	struct ifreq ifr = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_LOOPBACK | IFF_RUNNING };
+	if (b->s.fixed || b->warm)
+		return 0; /* the host's network, or it is up already */
+	int r = root_loopback();
 
-	if (s < 0)
-		return err_errno(e, -errno, "cannot open IP socket");
-	return ioctl(s, SIOCSIFFLAGS, &ifr) < 0
-		       ? err_errno(e, -errno, "cannot set loopback interface flags")
-		       : 0;
+	return r < 0 ? err_errno(e, r, "cannot set loopback interface flags") : 0;
 }
 
 /* Takes the write bits from every directory that upstream's builder cannot write to either. */

@@ -42,6 +42,11 @@ struct build {
 	int pidfd;
 	pid_t pid;
 	int top; /* the scratch directory */
+	bool warm;	/* started before its build was known: see ns_warm() */
+	int warm_error; /* -errno of that, told with the build's end */
+	/* Held so that neither is taken down while somebody waits for the build: its mounts, and
+	 * the terminal's devpts. */
+	int mounts_fd, pts_fd;
 	struct logfile *log;
 	bool cancelled;	 /* the core hung up or said BUILD_CANCEL */
 	int wait_status; /* of the builder, as wait4 has it */
@@ -49,6 +54,9 @@ struct build {
 };
 
 /* namespace.c */
+/* Before BUILD_START: everything that is the same for each sandboxed build without a network. It
+ * unshares O with a network, IPC, UTS and cgroup namespace and asks for ids. */
+void ns_warm(struct build *b);
 /* Unshares O, asks the core for ids, and maps them (mode single). BUILD_CANCELLED when the core
  * changed its mind meanwhile. */
 enum { BUILD_CANCELLED = 1 };
@@ -67,6 +75,8 @@ void child_end(struct build *b);
 /* root.c; runs in the child, as the slot's id with the capabilities of O. Afterwards "/" is the
  * builder's root and the working directory is the build directory. */
 int root_scratch(struct build *b, struct err *e);
+/* Sets the loopback interface of the process's network namespace up. 0 or -errno. */
+int root_loopback(void);
 int root_enter(struct build *b, struct err *e);
 /* host.c: the same without a sandbox. The host's files, with the store covered by an overlay. */
 int host_enter(struct build *b, struct err *e);

@@ -132,6 +132,10 @@ static void print_filter(const char *name, const struct profile *p, uint32_t arc
 	if (seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH,
 			     action(builder ? ANSWER_KILL : p->otherwise)))
 		errx(1, "%s: cannot set the action for unknown architectures", p->process);
+	/* A tree, not a list: the kernel runs the program once for every system call number when it
+	 * is installed, with interrupts off, and each session installs it. */
+	if (seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2))
+		errx(1, "%s: cannot have the filter sorted", p->process);
 	add_arches(ctx, p, arch);
 	for (const struct rule *r = p->rules; r->calls; r++)
 		for (const struct call *c = r->calls; c->name; c++)

@@ -176,20 +176,30 @@ static const struct call open_files[] = {
 
 /* A file tree: what unpacking, hashing and deleting one takes. Which tree, the jail decides. */
 static const struct call file_tree[] = {
-	CALL("openat"),		 CALL("openat2"),	  CALL("open"),
 	CALL("getdents64"),	 CALL("newfstatat"),	  CALL("stat"),
 	CALL("lstat"),		 CALL("statx"),		  CALL("statfs"),
 	CALL("access"),		 CALL("faccessat"),	  CALL("faccessat2"),
 	CALL("readlink"),	 CALL("readlinkat"),	  CALL("getcwd"),
-	CALL("fchdir"),		 CALL("umask"),		  CALL("mkdir"),
-	CALL("mkdirat"),	 CALL("unlink"),	  CALL("unlinkat"),
-	CALL("rmdir"),		 CALL("rename"),	  CALL("renameat"),
-	CALL("renameat2"),	 CALL("symlink"),	  CALL("symlinkat"),
-	CALL("utimensat"),	 CALL("chmod"),		  CALL("fchmod"),
-	CALL("fchmodat"),	 CALL("fchmodat2"),	  CALL("ftruncate"),
+	CALL("fchdir"),		 CALL("umask"),		  CALL("unlink"),
+	CALL("unlinkat"),	 CALL("rmdir"),		  CALL("rename"),
+	CALL("renameat"),	 CALL("renameat2"),	  CALL("symlink"),
+	CALL("symlinkat"),	 CALL("utimensat"),	  CALL("ftruncate"),
 	CALL("fallocate"),	 CALL("fadvise64"),	  CALL("fsync"),
-	CALL("fdatasync"),	 CALL("sync_file_range"), CALL("syncfs"),
-	CALL("copy_file_range"), CALL("sendfile"),	  END,
+	CALL("fdatasync"),	 CALL("syncfs"),	  CALL("sendfile"),
+	CALL("sync_file_range"), CALL("copy_file_range"), END,
+};
+
+/* The calls that give a mode, and the same without the bits that no store object has. libc passes
+ * a mode of 0 to open where no file is made; openat2 hides its mode behind a pointer. */
+#define PLAIN(name, arg) LACKS(name, arg, S_ISUID | S_ISGID)
+static const struct call any_mode[] = {
+	CALL("open"),	CALL("openat"),	  CALL("mkdir"),     CALL("mkdirat"), CALL("chmod"),
+	CALL("fchmod"), CALL("fchmodat"), CALL("fchmodat2"), CALL("openat2"), END,
+};
+static const struct call plain_modes[] = {
+	PLAIN("open", 2),     PLAIN("openat", 3),    PLAIN("mkdir", 1),
+	PLAIN("mkdirat", 2),  PLAIN("chmod", 1),     PLAIN("fchmod", 1),
+	PLAIN("fchmodat", 2), PLAIN("fchmodat2", 2), END,
 };
 
 /* What libraries ask about the machine; a limit may be read, not set. */
@@ -329,6 +339,7 @@ const struct profile confine_profiles[N_PROFILES] = {
 			{ ANSWER_ALLOW, machine },
 			{ ANSWER_ALLOW, open_files },
 			{ ANSWER_ALLOW, file_tree },
+			{ ANSWER_ALLOW, plain_modes },
 			{ ENOTTY, terminals },
 		},
 	},
@@ -344,6 +355,7 @@ const struct profile confine_profiles[N_PROFILES] = {
 			{ ANSWER_ALLOW, machine },
 			{ ANSWER_ALLOW, open_files },
 			{ ANSWER_ALLOW, file_tree },
+			{ ANSWER_ALLOW, any_mode },
 			{ ANSWER_ALLOW, take_over },
 			{ ANSWER_ALLOW, the_builder },
 			{ ENOTTY, terminals },

@@ -39,6 +39,7 @@ struct runs *runs_new(struct core *core)
 	if (!r)
 		return NULL;
 	r->core = core;
+	r->spare = (struct supervisor){ .chan = -1, .pidfd = -1 };
 	if (lease_setup(core, &r->lease, &r->lease_error) != 0) {
 		r->lease = NULL;
 		log_error("builds are refused: %s", err_msg(&r->lease_error));
@@ -72,6 +73,7 @@ void runs_free(struct runs *r)
 		return;
 	while (r->first)
 		run_free(r->first);
+	spare_drop(r);
 	lease_free(r->lease);
 	err_done(&r->lease_error);
 	free(r);
@@ -85,6 +87,8 @@ static void tell_end(struct build_run *run, uint64_t status, const char *error)
 	if (!ev)
 		return;
 	run->ev = NULL;
+	run->outcome.ran = run->ran;
+	run->outcome.host_uid = run->host_uid;
 	run->outcome.status = status;
 	run->outcome.error = error ? error : "";
 	ev->ended(run->ctx, &run->outcome);
@@ -210,6 +214,8 @@ static void run_step_ids(struct build_run *run)
 	r = chan_send_record(run->chan, BUILD_IDS, 0, &build_ids_layout, &ids, &fd, fd >= 0);
 	if (r < 0)
 		run_abort(run, "its supervisor does not listen");
+	else
+		spare_refill(run->runs); /* while the builder's root is being made */
 }
 
 static void on_placed(void *ctx, const struct err *e)
@@ -387,6 +393,20 @@ static void on_log(struct build_run *run, const struct msg *m)
 		run->ev->log(run->ctx, l.size);
 }
 
+static void on_running(struct build_run *run, const struct msg *m)
+{
+	struct build_running running;
+
+	if (msg_decode(m, &build_running_layout, &run->arena, &running)) {
+		run_abort(run, "its supervisor sent a wrong answer");
+		return;
+	}
+	run->ran = true;
+	run->host_uid = (uid_t)running.host_uid;
+	if (run->ev)
+		run->ev->started(run->ctx);
+}
+
 static void handle(struct build_run *run, const struct msg *m)
 {
 	switch (m->type) {
@@ -401,8 +421,7 @@ static void handle(struct build_run *run, const struct msg *m)
 		run_step_ids(run);
 		return;
 	case BUILD_RUNNING:
-		if (run->ev)
-			run->ev->started(run->ctx);
+		on_running(run, m);
 		return;
 	case BUILD_LOG:
 		on_log(run, m);

@@ -11,11 +11,20 @@ struct lease;
 struct loop_fd;
 struct loop_timer;
 
+/* A supervisor process, from outside. */
+struct supervisor {
+	int chan, pidfd;
+	pid_t pid;
+};
+
 struct runs {
 	struct core *core;
 	struct lease *lease;
 	struct err lease_error;
 	struct build_run *first;
+	/* Warm (see ipc/build.h) and waiting for its build, or pidfd is -1. Nobody watches it: when
+	 * it has died, the build that wants it starts another. */
+	struct supervisor spare;
 };
 
 struct build_run {
@@ -36,9 +45,14 @@ struct build_run {
 	struct loop_fd *chan_watch, *pid_watch;
 	struct loop_timer *kill_timer, *retry_timer;
 	bool wants_ids, noted_wait, has_foreign_ids;
+	bool ran; /* the builder did, as host_uid */
+	uid_t host_uid;
 	bool end_seen, exited, clean, placing;
 };
 
+/* One warm supervisor is kept ready, so that a build does not wait for its start. */
+void spare_refill(struct runs *runs);
+void spare_drop(struct runs *runs);
 /* Hears of messages and of the end from now on. 0, or a sentence. */
 int run_watch(struct build_run *run, struct err *e);
 void run_kill(struct build_run *run);

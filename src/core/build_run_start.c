@@ -1,7 +1,9 @@
 /* See build_run.h: everything up to the moment when the supervisor has its orders. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,11 +16,11 @@
 
 enum { RUN_MEMORY = 512 << 20 }; /* inputs, environment and result of one build, bytes */
 
-static int spawn_supervisor(struct build_run *run, struct err *e)
+static int launch(const struct core *core, bool warm, struct supervisor *ret, struct err *e)
 {
-	struct core *core = run->runs->core;
 	_cleanup_free_ char *path = NULL;
-	char *argv[] = { (char *)"airplant-build", NULL }, *envp[] = { NULL };
+	char *argv[] = { (char *)"airplant-build", warm ? (char *)BUILD_WARM : NULL, NULL };
+	char *envp[] = { NULL };
 	int pair[2], r;
 
 	if (asprintf(&path, "%s/airplant-build", core->libexec_dir) < 0) {
@@ -28,20 +30,83 @@ static int spawn_supervisor(struct build_run *run, struct err *e)
 	r = chan_pair(pair);
 	if (r < 0)
 		return err_errno(e, r, "starting a build");
-	run->chan = pair[0];
 	r = spawn_child(&(struct spawn){ .path = path,
 					 .argv = argv,
 					 .envp = envp,
 					 .fds = &pair[1],
 					 .targets = (int[]){ BUILD_FD },
 					 .n_fds = 1 },
-			&run->pidfd, &run->pid);
+			&ret->pidfd, &ret->pid);
 	close(pair[1]);
-	if (r < 0)
+	if (r < 0) {
+		close(pair[0]);
+		ret->pidfd = -1;
 		return err_errno(e, r, "executing '%s'", path);
-	if (fcntl(run->chan, F_SETFL, fcntl(run->chan, F_GETFL) | O_NONBLOCK) < 0)
-		return err_errno(e, -errno, "starting a build");
+	}
+	(void)fcntl(pair[0], F_SETFL, O_RDWR | O_NONBLOCK); /* cannot fail on a socket */
+	ret->chan = pair[0];
 	return 0;
+}
+
+void spare_drop(struct runs *runs)
+{
+	struct supervisor *s = &runs->spare;
+
+	if (s->pidfd < 0)
+		return;
+	(void)syscall(SYS_pidfd_send_signal, s->pidfd, SIGKILL, NULL, 0); /* or it is dead */
+	(void)waitid(P_PIDFD, (id_t)s->pidfd, &(siginfo_t){}, WEXITED);
+	close_fdp(&s->chan);
+	close_fdp(&s->pidfd);
+}
+
+void spare_refill(struct runs *runs)
+{
+	_cleanup_err_ struct err e = {};
+
+	/* When it fails, so will the next build, and say why. */
+	if (runs->spare.pidfd < 0)
+		(void)launch(runs->core, true, &runs->spare, &e);
+}
+
+static int send_start(struct build_run *run, const struct build_start *start)
+{
+	int fds[2] = { run->log.plain_fd, run->log.compressed_fd };
+
+	return chan_send_record(run->chan, BUILD_START, 0, &build_start_layout, start, fds,
+				fds[1] >= 0 ? 2 : 1);
+}
+
+static void take(struct build_run *run, struct supervisor *s)
+{
+	run->chan = s->chan;
+	run->pidfd = s->pidfd;
+	run->pid = s->pid;
+	s->chan = s->pidfd = -1;
+}
+
+/* Hands the build to the spare where there is one that still listens, else to a new supervisor. */
+static int start_supervisor(struct build_run *run, const struct build_start *start, struct err *e)
+{
+	bool warm = start->sandbox == SANDBOX_ON && !start->fixed;
+	struct supervisor s = { .chan = -1, .pidfd = -1 };
+	int r;
+
+	if (warm && run->runs->spare.pidfd >= 0) {
+		take(run, &run->runs->spare);
+		if (send_start(run, start) == 0)
+			return 0;
+		run->runs->spare =
+			(struct supervisor){ TAKE_FD(run->chan), TAKE_FD(run->pidfd), run->pid };
+		spare_drop(run->runs);
+	}
+	r = launch(run->runs->core, warm, &s, e);
+	if (r < 0)
+		return r;
+	take(run, &s);
+	r = send_start(run, start);
+	return r < 0 ? err_errno(e, r, "handing the build of '%s' to its supervisor", run->drv_base)
+		     : 0;
 }
 
 /* Everything the supervisor is told, read from the database and the settings. */
@@ -88,16 +153,6 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 			      &run->log, e);
 }
 
-static int send_start(struct build_run *run, const struct build_start *start, struct err *e)
-{
-	int fds[2] = { run->log.plain_fd, run->log.compressed_fd };
-	int r = chan_send_record(run->chan, BUILD_START, 0, &build_start_layout, start, fds,
-				 fds[1] >= 0 ? 2 : 1);
-
-	return r < 0 ? err_errno(e, r, "handing the build of '%s' to its supervisor", run->drv_base)
-		     : 0;
-}
-
 int build_run_start(struct runs *runs, const struct build_job *job,
 		    const struct build_run_events *ev, void *ctx, struct build_run **ret,
 		    struct err *e)
@@ -126,11 +181,9 @@ int build_run_start(struct runs *runs, const struct build_job *job,
 	runs->first = run;
 	r = prepare(run, &start, e);
 	if (r == 0)
-		r = spawn_supervisor(run, e);
+		r = start_supervisor(run, &start, e);
 	if (r == 0)
 		r = run_watch(run, e);
-	if (r == 0)
-		r = send_start(run, &start, e);
 	if (r == 0) {
 		*ret = run;
 		return 0;

@@ -517,6 +517,19 @@ static void on_note(void *ctx, uint64_t level, const char *text)
 	report_note(ctx, level, text);
 }
 
+static void log_end(const struct goal *g, const struct build_outcome *o)
+{
+	const char *result = o->status == BUILT ? "built" : "failed";
+	double sec = (double)(now_usec() - g->started_usec) / 1e6;
+
+	if (o->ran)
+		log_info("build %lu: %s: %s as uid %u in %.3f s", (unsigned long)g->build,
+			 g->drv_path.base, result, (unsigned int)o->host_uid, sec);
+	else
+		log_info("build %lu: %s: %s in %.3f s, before its builder was started",
+			 (unsigned long)g->build, g->drv_path.base, result, sec);
+}
+
 static void on_ended(void *ctx, const struct build_outcome *o)
 {
 	struct goal *g = ctx;
@@ -528,6 +541,7 @@ static void on_ended(void *ctx, const struct build_outcome *o)
 	g->cpu_user_usec = o->cpu_user_usec;
 	g->cpu_system_usec = o->cpu_system_usec;
 	g->log_size = o->log_size;
+	log_end(g, o);
 	if (g->started)
 		report_ended(g, ok);
 	goal_done(g, ok, o->status, o->error);
@@ -556,6 +570,7 @@ void goal_start(struct goal *g)
 	slot_taken(g);
 	g->build = ++g->goals->next_build;
 	g->start_time = g->stop_time = now_sec();
+	g->started_usec = now_usec();
 	for (struct interest *i = g->interests; i; i = i->next_of_goal) {
 		i->request->progress.running++;
 		i->request->progress_due = true;

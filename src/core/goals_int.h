@@ -71,6 +71,7 @@ struct goal {
 	/* the result */
 	uint64_t status;
 	uint64_t start_time, stop_time; /* seconds since the epoch */
+	uint64_t started_usec;		/* of the monotonic clock */
 	bool cpu_known;
 	uint64_t cpu_user_usec, cpu_system_usec;
 	/* search marks of goals_report.c */

@@ -143,8 +143,10 @@ static void follow_store(struct core *core)
 {
 	_cleanup_err_ struct err e = {};
 
-	if (!store_changed(core))
+	if (!store_changed(core)) {
+		store_mend(core);
 		return;
+	}
 	if (store_reopen(core, &e) < 0) {
 		log_error("%s", err_msg(&e));
 		loop_quit(core->loop); /* there is nothing left to serve */

@@ -106,6 +106,25 @@ static int identify(const struct core *core, struct store_identity *ret)
 	return 0;
 }
 
+void store_mend(struct core *core)
+{
+	static const char *const watched[] = { "gcroots/auto", "profiles/per-user" };
+	_cleanup_err_ struct err e = {};
+
+	for (size_t i = 0; i < ELEMENTS(watched); i++) {
+		char path[4096];
+
+		if ((size_t)snprintf(path, sizeof(path), "%s/%s", core->state_dir, watched[i]) >=
+		    sizeof(path))
+			return;
+		if (access(path, F_OK) == 0)
+			continue;
+		if (make_dirs(core, &e) < 0)
+			log_warn("%s", err_msg(&e));
+		return;
+	}
+}
+
 int store_changed(const struct core *core)
 {
 	struct store_identity now;

@@ -8,6 +8,10 @@
 
 enum { BUILD_FD = 3, BUILD_MSG_MAX = 256 << 20 };
 
+/* argv[1] of a supervisor that makes its namespaces at once, for a build it does not know yet: one
+ * with a sandbox and without a network. It sends BUILD_NEED_IDS before it gets BUILD_START. */
+#define BUILD_WARM "warm"
+
 enum build_msg {
 	BUILD_START = 1, /* core -> supervisor: struct build_start; fds: log file (write), compressed
 			  * log file (write) unless compress_log is 0 (then one fd) */

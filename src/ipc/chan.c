@@ -151,7 +151,8 @@ static void take_fds(struct msghdr *mh, struct msg *m)
 int chan_recv(int fd, size_t max, struct msg *ret)
 {
 	_cleanup_msg_ struct msg m = MSG_INIT;
-	uint8_t inline_data[CHAN_INLINE];
+	/* Read only as far as the kernel has written it: zeroing it would take longer. */
+	uint8_t inline_data[CHAN_INLINE] __attribute__((uninitialized));
 	struct header h;
 	union {
 		struct cmsghdr align;

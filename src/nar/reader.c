@@ -15,14 +15,13 @@ enum state {
 	S_NODE_OPEN,
 	S_NODE_TYPE_TAG,
 	S_NODE_TYPE,
-	S_FILE_TAG,	 /* "executable", "contents" or ")" */
+	S_FILE_TAG,	 /* "executable" or "contents" */
 	S_EXECUTABLE,	 /* "" */
-	S_FILE_TAG_EXEC, /* "contents" or ")" */
+	S_FILE_TAG_EXEC, /* "contents" */
 	S_FILE_SIZE,	 /* u64 */
 	S_FILE_DATA,
 	S_FILE_PADDING,
 	S_FILE_CLOSE,
-	S_FILE_EMPTY_END, /* the event after the FILE_BEGIN of a file without contents */
 	S_LINK_TARGET_TAG,
 	S_LINK_TARGET,
 	S_LINK_CLOSE,
@@ -185,12 +184,12 @@ static enum state after_node(const struct nar_reader *r)
 	return r->depth ? S_ENTRY_CLOSE : S_DONE;
 }
 
-static int file_begin(struct nar_reader *r, uint64_t size, enum state next, struct nar_item *ret)
+static int file_begin(struct nar_reader *r, uint64_t size, struct nar_item *ret)
 {
 	ret->name = current_name(r);
 	ret->executable = r->executable;
 	ret->size = size;
-	r->state = next;
+	r->state = S_FILE_DATA;
 	return NAR_FILE_BEGIN;
 }
 
@@ -215,7 +214,7 @@ static int on_node_type(struct nar_reader *r, struct nar_item *ret, struct err *
 	return -1;
 }
 
-static int on_file_tag(struct nar_reader *r, struct nar_item *ret, struct err *e)
+static int on_file_tag(struct nar_reader *r, struct err *e)
 {
 	if (r->state == S_FILE_TAG && body_is(r, "executable")) {
 		r->state = S_EXECUTABLE;
@@ -225,8 +224,6 @@ static int on_file_tag(struct nar_reader *r, struct nar_item *ret, struct err *e
 		r->state = S_FILE_SIZE;
 		return NAR_MORE;
 	}
-	if (body_is(r, ")"))
-		return file_begin(r, 0, S_FILE_EMPTY_END, ret);
 	return expected_tag(r, "'contents'", e);
 }
 
@@ -304,7 +301,7 @@ static int on_string(struct nar_reader *r, struct nar_item *ret, struct err *e)
 		return on_node_type(r, ret, e);
 	case S_FILE_TAG:
 	case S_FILE_TAG_EXEC:
-		return on_file_tag(r, ret, e);
+		return on_file_tag(r, e);
 	case S_EXECUTABLE:
 		r->executable = true;
 		r->state = S_FILE_TAG_EXEC;
@@ -344,7 +341,7 @@ static int on_file_size(struct nar_reader *r, struct nar_item *ret, struct err *
 	}
 	r->data_left = size;
 	r->padding_left = (size_t)(-size & 7);
-	return file_begin(r, size, S_FILE_DATA, ret);
+	return file_begin(r, size, ret);
 }
 
 static int on_file_data(struct nar_reader *r, const uint8_t **in, size_t *len, struct nar_item *ret)
@@ -417,10 +414,6 @@ int nar_reader_next(struct nar_reader *r, const uint8_t *input, size_t len, size
 	if (r->state == S_BAD) {
 		err_set(e, NAR_BAD, "bad archive: input behind an error");
 		return -1;
-	}
-	if (r->state == S_FILE_EMPTY_END) {
-		r->state = after_node(r);
-		return NAR_FILE_END;
 	}
 	while (event == NAR_MORE && (len > 0 || needs_no_input(r)) && r->state != S_DONE)
 		event = step(r, &in, &len, ret, e);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -26,42 +27,72 @@ int conn_flush(struct session *s)
 	return s->out.rc < 0 ? s->out.rc : 0;
 }
 
+/* Silent parts belong to the request that is being read: nobody waits for them yet. */
+static bool owes_answers(const struct session *s)
+{
+	return s->n_pending > 0 && !s->pending[s->pending_first].silent;
+}
+
 /* Nothing may be owed to a client we wait for. */
 static int before_blocking(struct session *s)
 {
-	int r = 0;
+	int r = owes_answers(s) ? pending_settle(s) : 0;
 
-	/* Silent parts belong to the request that is being read: nobody waits for them yet. */
-	if (s->n_pending > 0 && !s->pending[s->pending_first].silent)
-		r = pending_settle(s);
 	store_release(s);
 	return r ?: conn_flush(s);
+}
+
+/* More of what the client has sent already, without waiting. 0 also when there is nothing. */
+static int take_what_is_there(struct session *s, ssize_t *ret)
+{
+	*ret = recv(s->fd_in, s->in_buf, IN_SIZE, MSG_DONTWAIT);
+	if (*ret >= 0)
+		return 0;
+	/* A pipe cannot be asked so. */
+	if (errno == EAGAIN || errno == EINTR || errno == ENOTSOCK)
+		return 0;
+	return errno == ECONNRESET ? WIRE_EOF : -errno;
+}
+
+static int read_some(struct session *s, ssize_t *ret)
+{
+	int r = before_blocking(s);
+
+	while (!r) {
+		*ret = read(s->fd_in, s->in_buf, IN_SIZE);
+		if (*ret >= 0)
+			return 0;
+		if (errno != EINTR)
+			r = errno == ECONNRESET ? WIRE_EOF : -errno;
+	}
+	return r;
 }
 
 static int more(struct wire_in *in)
 {
 	struct session *s = in->ctx;
+	ssize_t n = -1;
+	int r = 0;
 
-	int r = before_blocking(s);
-	if (r)
-		return r;
 	if (!s->in_buf) {
 		s->in_buf = malloc(IN_SIZE);
 		if (!s->in_buf)
 			return -ENOMEM;
 	}
-	for (;;) {
-		ssize_t n = read(s->fd_in, s->in_buf, IN_SIZE);
-		if (n > 0) {
-			in->p = s->in_buf;
-			in->end = s->in_buf + n;
-			return 0;
-		}
-		if (n == 0 || errno == ECONNRESET)
-			return WIRE_EOF;
-		if (errno != EINTR)
-			return -errno;
+	/* While a client goes on sending, what it added before need not be waited for. */
+	if (owes_answers(s)) {
+		store_release(s);
+		r = take_what_is_there(s, &n);
 	}
+	if (!r && n <= 0) /* also at the end: answers first */
+		r = read_some(s, &n);
+	if (r)
+		return r;
+	if (n == 0)
+		return WIRE_EOF;
+	in->p = s->in_buf;
+	in->end = s->in_buf + n;
+	return 0;
 }
 
 /* What an idle session holds is what a machine with a thousand clients pays a thousand times. */
@@ -86,6 +117,8 @@ int conn_wait(struct session *s)
 
 	if (conn_has_input(s))
 		return 0;
+	if (owes_answers(s)) /* waits only when nothing is there */
+		return s->in.more(&s->in);
 	int r = before_blocking(s);
 	if (r)
 		return r;

@@ -154,6 +154,23 @@ static void settle_failure(struct session *s, struct pending *p)
 		s->batch_error = p->error ? TAKE_PTR(p->error) : strdup("out of memory");
 }
 
+/* A path that was valid already is the client's to use once it is a root, if it lived until then. */
+static int settle_existing(struct session *s, const struct pending *p)
+{
+	_cleanup_err_ struct err e = {};
+	struct store_path path;
+
+	int r = store_path_parse_base(p->path, &path, &e);
+	r = r ?: store_valid(s, &path, &e);
+	if (r == DB_ABSENT)
+		err_set(&e, OP_FAILED,
+			"path '%s/%s' was deleted while it was being added; please try again",
+			s->client.store_dir, p->path);
+	if (r)
+		wire_put_error(&s->out, s->version, LVL_ERROR, err_msg(&e));
+	return r;
+}
+
 /* Answers the oldest request. */
 static int settle_one(struct session *s)
 {
@@ -171,7 +188,7 @@ static int settle_one(struct session *s)
 	}
 	if (p->id && !p->ok)
 		settle_failure(s, p);
-	else if (!p->silent) {
+	else if (!p->silent && !(p->existing && settle_existing(s, p))) {
 		wire_put_last(&s->out);
 		wire_put_raw(&s->out, p->reply.b.data, p->reply.b.len);
 	}

@@ -47,29 +47,46 @@ static int compute_path(struct session *s, struct add *a, struct err *e)
 	return r > 0 ? (e->code = OP_FAILED) : r;
 }
 
-/* Is it there already? First it is made a root, so that it stays. */
-static int look_up(struct session *s, struct add *a, struct wire_info *ret, struct err *e)
+/* Queues the answer for when the core has done `p->id`. Takes what the entry holds. */
+static int answer_later(struct session *s, const struct add *a, const struct wire_info *info,
+			struct pending *p)
 {
+	p->reply = (struct wire_out){ .b = BUF_INIT(SIZE_MAX / 2),
+				      .store_dir = s->client.store_dir };
+	put_answer(&p->reply, a, info);
+	p->path = strdup(info->path.base);
+	int r = p->reply.rc;
+	if (!r)
+		r = p->path ? pending_add(s, p) : -ENOMEM;
+	if (r)
+		pending_drop(p);
+	return r;
+}
+
+/* Is it there already? Then it becomes a root, and the answer waits for that alone. */
+static int look_up(struct session *s, struct add *a, struct err *e)
+{
+	struct session_text t = { .text = a->path.base };
+	struct pending p = { .existing = true };
+	struct wire_info info;
 	int r = 0;
 
 	if (smap_has(&s->pending_paths, a->path.base))
 		r = pending_settle(s);
 	if (!r)
-		r = store_valid(s, &a->path, e);
-	if (r)
-		return r;
-	r = pending_settle(s);
+		r = store_info(s, &a->path, &info, e);
 	if (!r)
-		r = core_text(s, SESSION_TEMP_ROOT, a->path.base, e);
-	return r ?: store_info(s, &a->path, ret, e);
+		r = pending_room(s);
+	if (!r)
+		r = core_send(s, SESSION_TEMP_ROOT, &session_text_layout, &t, &p.id);
+	return r ?: answer_later(s, a, &info, &p);
 }
 
 /* Asks the core to register the object; the answer waits in the queue. */
 static int submit(struct session *s, struct add *a, struct err *e)
 {
 	_cleanup_free_ char *ca = NULL;
-	struct pending p = { .reply = { .b = BUF_INIT(SIZE_MAX / 2),
-					.store_dir = s->client.store_dir } };
+	struct pending p = {};
 	struct wire_info info = { .path = a->path,
 				  .nar_size = a->object.nar_size,
 				  .refs = a->refs,
@@ -92,56 +109,36 @@ static int submit(struct session *s, struct add *a, struct err *e)
 		r = core_send(s, SESSION_ADD, &session_add_layout, &msg, &p.id);
 	if (r)
 		return r;
-	put_answer(&p.reply, a, &info);
-	p.path = strdup(info.path.base);
-	r = p.reply.rc;
+	r = strv_add(&p.spool_names, a->object.name);
 	if (!r)
-		r = p.path ? strv_add(&p.spool_names, a->object.name) : -ENOMEM;
-	if (!r)
-		r = pending_add(s, &p);
-	if (r)
-		pending_drop(&p);
+		r = answer_later(s, a, &info, &p);
 	else
+		pending_drop(&p);
+	if (!r)
 		*a->object.name = 0; /* the queue's now */
 	return r;
+}
+
+/* A flat or text object in memory: what the database wants to know of it, and a file. */
+static int write_small(struct session *s, struct add *a, struct err *e)
+{
+	int r = flat_nar_facts(a->small.data, a->small.len, a->object.nar_hash,
+			       &a->object.nar_size);
+
+	return r ?: spool_file(s, a->small.data, a->small.len, &a->object, e);
 }
 
 /* The contents are here and hashed: answer from the store, or add. */
 static int finish(struct session *s, struct add *a, struct err *e)
 {
-	struct wire_info info;
-
 	int r = compute_path(s, a, e);
 	if (r)
 		return r;
-	r = a->repair ? DB_ABSENT : look_up(s, a, &info, e);
-	if (r == 0) {
-		answer_begin(s);
-		put_answer(&s->out, a, &info);
-		return 0;
-	}
+	r = a->repair ? DB_ABSENT : look_up(s, a, e);
 	if (r != DB_ABSENT)
 		return r;
-	if (a->in_memory)
-		r = spool_file(s, a->small.data, a->small.len, &a->object, e);
-	else
-		r = 0;
+	r = a->in_memory ? write_small(s, a, e) : 0;
 	return r ?: submit(s, a, e);
-}
-
-/* A flat or text object in memory: everything about it can be computed at once. */
-static int small_facts(struct add *a)
-{
-	uint8_t hash[32];
-	uint64_t size;
-
-	int r = flat_nar_facts(a->small.data, a->small.len, hash, &size);
-	if (r)
-		return r;
-	memcpy(a->object.nar_hash, hash, 32);
-	a->object.nar_size = size;
-	a->in_memory = true;
-	return 0;
 }
 
 /* A NAR: its hash is the content's own hash for sha256, else a second hasher reads along. */
@@ -168,7 +165,8 @@ static int read_flat(struct session *s, struct wire_framed *f, struct add *a, st
 {
 	int r = spool_flat(s, f, a->algo, &a->small, &a->ca.hash, &a->object, e);
 
-	return r || *a->object.name ? r : small_facts(a);
+	a->in_memory = !r && !*a->object.name;
+	return r;
 }
 
 static int get_framed_form(struct session *s, struct add *a, struct err *e)
@@ -263,9 +261,8 @@ int op_add_text_to_store(struct session *s, struct err *e)
 	request_read(s);
 	a.small = (struct buf){ .data = text, .len = len }; /* the arena's memory */
 	hash_buffer(HASH_SHA256, text, len, &a.ca.hash);
-	r = small_facts(&a);
-	if (!r)
-		r = finish(s, &a, e);
+	a.in_memory = true;
+	r = finish(s, &a, e);
 	spool_discard(s, &a.object);
 	return r;
 }

@@ -33,6 +33,7 @@ struct pending {
 	char *path;		 /* base name being added */
 	struct strv spool_names; /* heap; to be deleted when the add fails */
 	bool silent;		 /* part of a request that goes on: no answer; see batch_error */
+	bool existing;		 /* `path` was valid before it became a root: is it still? */
 };
 
 struct session {

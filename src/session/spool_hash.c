@@ -44,9 +44,9 @@ static int hash_file(struct session *s, const char *name, struct hash_sink *k, s
 		return -errno;
 	if (!S_ISREG(st.st_mode))
 		return err_set(e, OP_FAILED, "a flat object must be a regular file");
-	fd = open_beneath(s->spool, name, O_RDONLY | O_NOFOLLOW, 0);
+	fd = openat(s->spool, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
-		return fd;
+		return -errno;
 	for (;;) {
 		ssize_t n = read(fd, b, IN_SIZE);
 		if (n < 0)

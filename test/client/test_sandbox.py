@@ -1,0 +1,281 @@
+"""What a builder sees: the same in every id mode, and the same as under the stock implementation.
+
+One probe derivation prints everything it can find out. Its text is cut into sections, which are
+compared one by one; DIFFERENCES is the whole list of what may differ from the stock sandbox.
+"""
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import MODES, PRELUDE
+
+CONF = "sandbox-paths = /bin/sh=/bin/busybox /bin/busybox\n"
+
+PROBE = r'''
+b=/bin/busybox
+$b ls -l /proc/$$/fd > /build/fds
+section() { echo "== $1"; shift; "$@" 2>&1; }
+{
+section env $b env
+section id $b id
+section uid_map $b cat /proc/self/uid_map
+section gid_map $b cat /proc/self/gid_map
+section setgroups $b cat /proc/self/setgroups
+section status $b cat /proc/$$/status
+section stat $b cat /proc/$$/stat
+section root $b ls -la /
+section dev $b ls -la /dev
+section etc $b ls -la /etc
+section tmp $b ls -la /tmp
+section build $b ls -la /build
+section bin $b ls -la /bin
+section store $b ls -la $NIX_STORE
+section storedir $b stat -c "%a %u %g" $NIX_STORE
+section passwd $b cat /etc/passwd
+section group $b cat /etc/group
+section hosts $b cat /etc/hosts
+section hostname $b hostname
+section domain $b cat /proc/sys/kernel/domainname
+section machine $b uname -m
+section personality $b cat /proc/$$/personality
+section umask umask
+section ulimit ulimit -a
+section ulimit-hard ulimit -H -a
+section fds $b cat /build/fds
+section tty $b tty
+section mounts $b cat /proc/self/mountinfo
+section net $b cat /proc/net/dev
+section route $b cat /proc/net/route
+section processes $b ls /proc
+section cgroup $b cat /proc/self/cgroup
+section oom $b cat /proc/self/oom_score_adj
+section resolv $b sh -c 'for f in resolv.conf nsswitch.conf services; do [ -e /etc/$f ] && echo $f; done' $b
+section shm $b stat -c "%a %u %g" /dev/shm
+section pts $b ls -la /dev/pts
+section write-etc $b sh -c 'echo x >> /etc/passwd && echo yes || echo no'
+section write-root $b sh -c 'echo x > /made && echo yes || echo no'
+section write-store $b sh -c 'echo x > $NIX_STORE/other && echo yes || echo no'
+section write-dev $b sh -c 'echo x > /dev/null && echo yes'
+section loopback $b sh -c '$0 nc -l -p 1234 & $0 sleep 0.1; echo hi | $0 nc 127.0.0.1 1234; wait' $b
+section mount $b sh -c '$0 mount -t tmpfs x /tmp && echo yes || echo no' $b
+section mknod $b sh -c '$0 mknod /build/null c 1 3 && echo yes || echo no' $b
+section setuid $b sh -c 'cd /build; : > f; $0 chmod u+s f && echo yes || echo no' $b
+section chown $b sh -c 'cd /build; $0 chown 0 f && echo yes || echo no' $b
+section userns $b sh -c '$0 unshare -U $0 id -u && echo yes || echo no' $b
+section ptrace $b sh -c '$0 cat /proc/1/environ > /dev/null && echo yes || echo no' $b
+section uts $b sh -c '$0 hostname other && echo yes || echo no' $b
+} > $out
+[ -z "$outputHash" ] || { $b cat $out; echo "== end"; echo hello > $out; }
+'''
+
+
+def nix_string(text):
+    return "''" + text.replace("''", "'''").replace("${", "''${") + "''"
+
+
+def probe_expr(attrs='name = "probe";'):
+    return f"shWith {{ {attrs} }} {nix_string(PROBE)}"
+
+
+def sections(text):
+    out = {}
+    for part in re.split(r"^== ", text, flags=re.M)[1:]:
+        name, _, body = part.partition("\n")
+        out[name] = normal(name, body)
+    return out
+
+
+def listing(body):
+    """`ls -la` without sizes, dates and link counts."""
+    lines = []
+    for line in body.splitlines():
+        if line.startswith("total"):
+            continue
+        f = line.split()
+        if line[0] in "bc":
+            lines.append(" ".join([f[0], f[2], f[3], f[4], f[5], *f[9:]]))
+        else:
+            lines.append(" ".join([f[0], f[2], f[3], *f[8:]]))
+    return sorted(lines)
+
+
+def normal(name, body):
+    if name in ("root", "dev", "etc", "tmp", "build", "bin", "store", "pts"):
+        return listing(body)
+    if name == "status":
+        keep = r"^(Umask|Uid|Gid|Groups|NStgid|NSpid|NSpgid|NSsid|Shd\w+|Sig[IC]\w+|SigBlk|Cap\w+|NoNewPrivs|Seccomp|Speculation\w+):.*$"
+        return [m.group(0) for m in re.finditer(keep, body, re.M)]
+    if name == "stat":
+        # pid comm state ppid pgrp session tty_nr tpgid: the builder leads its session
+        f = body[body.rindex(")") + 2:].split()
+        pid = body.split()[0]
+        return {"leads group": f[2] == pid, "leads session": f[3] == pid, "has a terminal": f[4] != "0",
+                "parent": f[1]}
+    if name == "fds":
+        fds = re.findall(r"(\d+) -> (\S+)", body)
+        return sorted((n, re.sub(r"\[\d+\]|\d+$", "", t)) for n, t in fds if "/proc" not in t)
+    if name == "mounts":
+        rows = []
+        for line in body.splitlines():
+            left, right = line.split(" - ")
+            f = left.split()
+            rows.append((f[4], f[5], right.split()[0]))
+        return sorted(rows)
+    if name == "net":
+        return sorted(line.split(":")[0].strip() for line in body.splitlines()[2:])
+    if name == "processes":
+        return sorted(x for x in body.split() if x.isdigit() and int(x) < 10)[:1]
+    if name == "env":
+        return sorted(line for line in body.splitlines() if line)
+    if name == "ulimit" or name == "ulimit-hard":
+        return [line for line in body.splitlines() if "pending" not in line]
+    return body
+
+
+def wipe(daemon):
+    subprocess.run(["chmod", "-R", "u+w", str(daemon.store)], check=True)
+    for entry in os.listdir(daemon.store):
+        p = daemon.store / entry
+        shutil.rmtree(p) if p.is_dir() and not p.is_symlink() else p.unlink()
+
+
+def read_probe(r):
+    """From the output, or from the log where the output is fixed."""
+    assert r.returncode == 0, r.stderr
+    text = open(r.stdout.strip()).read()
+    if text == "hello\n":
+        text = r.stderr[r.stderr.index("== env"):r.stderr.index("== end")]
+    return sections(text)
+
+
+def probe(daemon, attrs='name = "probe";'):
+    return read_probe(daemon.nix_build(probe_expr(attrs)))
+
+
+def stock_probe(daemon, attrs='name = "probe";'):
+    """The stock implementation, as root with one build user, at the same store directory."""
+    daemon.stop()
+    wipe(daemon)
+    state = daemon.base / "stock"
+    etc = daemon.base / "stock-etc"
+    etc.mkdir()
+    (etc / "nix.conf").write_text("build-users-group = stockbuild\nsandbox = true\nsubstituters =\n" + CONF)
+    passwd, group = daemon.base / "passwd", daemon.base / "group"
+    passwd.write_text(open("/etc/passwd").read() + "stockbuild1:x:64200:64200::/var/empty:/usr/sbin/nologin\n")
+    group.write_text(open("/etc/group").read() + "stockbuild:x:64200:stockbuild1\n")
+    os.chown(daemon.store, 0, 0)
+    env = daemon.env() | {"NIX_REMOTE": "", "NIX_STATE_DIR": str(state), "NIX_LOG_DIR": str(state / "log"),
+                          "NIX_CONF_DIR": str(etc)}
+    r = subprocess.run(["unshare", "-m", "sh", "-c",
+                        f"mount --bind {passwd} /etc/passwd; mount --bind {group} /etc/group; exec \"$@\"", "sh",
+                        "nix-build", "--no-out-link", "-E", PRELUDE + probe_expr(attrs)],
+                       env=env, capture_output=True, text=True)
+    return read_probe(r)
+
+
+def differing(a, b):
+    assert a.keys() == b.keys()
+    return {k: (a[k], b[k]) for k in a if a[k] != b[k]}
+
+
+HELLO = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"  # "hello\n"
+KINDS = {
+    "plain": 'name = "probe";',
+    "fixed": f'name = "probe"; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "{HELLO}"; '
+             'impureEnvVars = [ "http_proxy" ];',
+    "i686": 'name = "probe"; system = "i686-linux";',
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_in_every_mode(make_daemon, kind):
+    seen = {}
+    for mode in MODES:
+        daemon = make_daemon(mode, CONF)
+        text = probe(daemon, KINDS[kind])
+        daemon.stop()
+        # The two stores have different names, so hashes do, too.
+        base = re.escape(str(daemon.base)) + "|" + re.escape(daemon.base.name)
+        seen[mode] = eval(re.sub(base, "BASE", re.sub(r"[0-9a-z]{32}-probe", "HASH-probe", repr(text))))
+    first = seen.pop(MODES[0])
+    for mode, other in seen.items():
+        assert differing(first, other) == {}, mode
+
+
+def mount_kind(row):
+    """A mount without the flags that only ours has."""
+    point, flags, fs = row
+    return point, sorted(set(flags.split(",")) - {"nosuid", "nodev", "noexec"})
+
+
+# Section -> what of it must be equal to the stock sandbox, and why not all of it.
+DIFFERENCES = {
+    # Ours shows ids of the build's own outer namespace; stock shows the host's number of the build user.
+    "uid_map": lambda s: s.split()[::2],
+    "gid_map": lambda s: s.split()[::2],
+    # Ours empties the bounding set as well.
+    "status": lambda s: [x for x in s if not x.startswith("CapBnd")],
+    # The host's cgroups are hidden here by a cgroup namespace; stock shows where its client happened to run.
+    "cgroup": lambda s: len(s.splitlines()),
+    # The terminal's name is dangling in both; how the kernel spells that depends on where it was opened.
+    "fds": lambda s: [(n, "/" if t.startswith("/") and n in ("2", "10") else t) for n, t in s],
+    # Ours: no setuid or device files where nothing needs them, an own mount for /tmp, and the root is a
+    # tmpfs. kvm is there when its device is accessible to the daemon, not to root.
+    "mounts": lambda s: [mount_kind(r) for r in s if r[0] not in ("/", "/tmp", "/dev/kvm")],
+    # No root makes the files around the builder, so the builder's id owns them; they are
+    # not writable (the write-* sections are equal) and a few lose their w bits for that.
+    **dict.fromkeys(("root", "dev", "etc", "tmp", "build", "bin", "store", "pts"), lambda s: sorted(
+        " ".join([line[0], *line.split()[3:]]) for line in s if not line.endswith((" ..", " kvm")))),
+    "shm": lambda s: s.split()[0],
+    "storedir": lambda s: (s.split()[0], s.split()[2]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_as_the_stock_sandbox(make_daemon, kind):
+    version = re.search(r"(\d+)\.(\d+)", subprocess.run(["nix", "--version"], capture_output=True, text=True).stdout)
+    if (int(version[1]), int(version[2])) != (2, 8):
+        pytest.skip("the stock sandbox that is compared with is that of 2.8")
+    daemon = make_daemon("broker", CONF)
+    ours = probe(daemon, KINDS[kind])
+    stock = stock_probe(daemon, KINDS[kind])
+    same = lambda text: {k: DIFFERENCES.get(k, lambda x: x)(v) for k, v in text.items()}
+    assert differing(same(ours), same(stock)) == {}
+
+
+def test_what_matters(daemon):
+    """The few facts that must hold by themselves, whatever stock does."""
+    daemon.stop()
+    daemon.write_conf(CONF)
+    daemon.start()
+    s = probe(daemon)
+    assert s["machine"] == "x86_64\n" and s["umask"] == "0022\n" and s["hostname"] == "localhost\n"
+    assert s["id"] == "uid=1000(nixbld) gid=100(nixbld)\n"
+    assert s["net"] == ["lo"] and s["loopback"] == "hi\n" and s["processes"] == ["1"]
+    assert s["stat"] == {"leads group": True, "leads session": True, "has a terminal": False, "parent": "0"}
+    for refused in ("write-etc", "write-root", "mount", "mknod", "setuid", "chown", "uts"):
+        assert s[refused].splitlines()[-1] == "no", (refused, s[refused])
+    assert {x for x in s["status"] if x.startswith("Cap")} == {
+        f"Cap{n}:\t" + "0" * 16 for n in ("Inh", "Prm", "Eff", "Bnd", "Amb")}
+    assert {"NoNewPrivs:\t1", "Seccomp:\t2", "Groups:\t "} <= set(s["status"])
+    assert [n for n, _ in s["fds"]] == ["0", "1", "10", "2"]  # 10 is the shell's own copy
+
+
+def test_thirty_two_bit(daemon):
+    daemon.stop()
+    daemon.write_conf(CONF)
+    daemon.start()
+    s = probe(daemon, KINDS["i686"])
+    assert s["machine"] == "i686\n" and int(s["personality"], 16) & 0xff == 8
+
+
+def test_fixed_output_sees_the_network(daemon):
+    daemon.stop()
+    daemon.write_conf(CONF)
+    daemon.start()
+    s = probe(daemon, KINDS["fixed"])
+    assert s["net"] == sorted(os.listdir("/sys/class/net"))
+    assert "resolv.conf" in s["resolv"] and "nsswitch.conf" in s["resolv"]
