@@ -9,7 +9,13 @@
 
 #include "base/fd.h"
 
-enum { LINE_MAX_BYTES = 16 * 1024, TAIL_MAX_LINES = 10000 };
+enum {
+	LINE_MAX_BYTES = 16 * 1024,
+	TAIL_MAX_LINES = 10000,
+	/* Logs up to this size fit one block of bzip2's level 1. They are compressed at the end, with
+	 * that level: the result is the same size as level 9's, for a tenth of the memory. */
+	HELD_MAX = 90 * 1000,
+};
 
 struct logfile {
 	int fd, zfd;
@@ -17,6 +23,8 @@ struct logfile {
 	int error; /* the first one; later writes of that kind are not tried again */
 	bool z_on, z_failed;
 	bz_stream z;
+	char *held; /* not compressed yet */
+	size_t held_len, held_cap;
 	/* the line that grows, and the ring of those before it */
 	char *line;
 	size_t pos, len; /* a carriage return moves `pos` back, as a terminal would */
@@ -57,6 +65,7 @@ void logfile_free(struct logfile *l)
 		free(l->tail[i]);
 	free(l->tail);
 	free(l->line);
+	free(l->held);
 	free(l);
 }
 
@@ -135,12 +144,42 @@ static int z_step(struct logfile *l, int action, const char *data, size_t len)
 	return 0;
 }
 
+static int z_start(struct logfile *l, int level)
+{
+	if (BZ2_bzCompressInit(&l->z, level, 0, 0) != BZ_OK)
+		return -ENOMEM;
+	l->z_on = true;
+	return l->held_len ? z_step(l, BZ_RUN, l->held, l->held_len) : 0;
+}
+
+static int hold(struct logfile *l, const char *data, size_t len)
+{
+	if (l->held_len + len > l->held_cap) {
+		size_t cap = l->held_cap ? HELD_MAX : 4096;
+		char *p;
+
+		if (cap < l->held_len + len)
+			cap = HELD_MAX;
+		p = realloc(l->held, cap);
+		if (!p)
+			return -ENOMEM;
+		l->held = p;
+		l->held_cap = cap;
+	}
+	memcpy(l->held + l->held_len, data, len);
+	l->held_len += len;
+	return 0;
+}
+
 static int z_write(struct logfile *l, const char *data, size_t len)
 {
 	if (!l->z_on) {
-		if (BZ2_bzCompressInit(&l->z, 9, 0, 0) != BZ_OK)
-			return -ENOMEM;
-		l->z_on = true;
+		if (len <= HELD_MAX - l->held_len)
+			return hold(l, data, len);
+		int r = z_start(l, 9);
+
+		if (r < 0)
+			return r;
 	}
 	return z_step(l, BZ_RUN, data, len);
 }
@@ -174,9 +213,11 @@ int logfile_finish(struct logfile *l)
 		end_line(l);
 	if (l->zfd < 0 || l->z_failed)
 		return 0;
-	if (!l->z_on)
+	if (!l->z_on && !l->held_len)
 		return write_full(l->zfd, empty_bzip2, sizeof(empty_bzip2));
-	return z_step(l, BZ_FINISH, NULL, 0);
+	int r = l->z_on ? 0 : z_start(l, 1);
+
+	return r < 0 ? r : z_step(l, BZ_FINISH, NULL, 0);
 }
 
 int logfile_quote(const struct logfile *l, struct buf *b)

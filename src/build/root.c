@@ -491,20 +491,29 @@ static int build_root(struct build *b, struct err *e)
 	return r;
 }
 
+/* Where there are many inputs: a tmpfs around the root's that gives the store its mount points
+ * without touching the disk, and is out of the builder's reach. */
+static int enter_outer_root(const struct build *b)
+{
+	if (b->s.inputs.n < MANY_INPUTS)
+		return 0;
+	if (mount("airplant", b->s.scratch, "tmpfs", MS_NOSUID | MS_NODEV,
+		  "mode=0700,nr_inodes=0") < 0 ||
+	    chdir(b->s.scratch) < 0)
+		return -1;
+	return mkdir("root", 0700);
+}
+
 int root_enter(struct build *b, struct err *e)
 {
 	int r = set_names(b, e);
 
 	if (r < 0)
 		return r;
-	/* The first tmpfs only gives the second a place, and the store its mount points, without
-	 * touching the disk; it is out of the builder's reach. */
-	if (mount("airplant", b->s.scratch, "tmpfs", MS_NOSUID | MS_NODEV,
-		  "mode=0700,nr_inodes=0") < 0 ||
-	    chdir(b->s.scratch) < 0 || mkdir("root", 0700) < 0 ||
-	    mount("airplant", "root", "tmpfs", MS_NOSUID | MS_NODEV,
-		  "mode=0755,size=16m,nr_inodes=64k") < 0 ||
-	    chdir("root") < 0)
+	if (enter_outer_root(b) < 0 ||
+	    mount("airplant", b->s.inputs.n < MANY_INPUTS ? b->s.scratch : "root", "tmpfs",
+		  MS_NOSUID | MS_NODEV, "mode=0755,size=16m,nr_inodes=64k") < 0 ||
+	    chdir(b->s.inputs.n < MANY_INPUTS ? b->s.scratch : "root") < 0)
 		return err_errno(e, -errno, "mounting the builder's root directory");
 	r = build_root(b, e);
 	if (r < 0)

@@ -113,7 +113,7 @@ static const struct call look_at_self[] = {
 	END,
 };
 
-/* Bytes in and out of what is open already, and waiting for them. recvmsg brings fds in.
+/* Bytes in and out of what is open already, and waiting for them. No fd comes in this way.
  *
  * fcntl goes by command: F_SETOWN with F_SETSIG would be a kill(2) by another name. */
 static const struct call open_files[] = {
@@ -126,11 +126,7 @@ static const struct call open_files[] = {
 	CALL("preadv"),
 	CALL("pwritev"),
 	CALL("lseek"),
-	CALL("close"),
-	CALL("close_range"),
 	CALL("dup"),
-	CALL("dup2"),
-	CALL("dup3"),
 	CALL("pipe2"),
 	CALL("poll"),
 	CALL("ppoll"),
@@ -145,8 +141,6 @@ static const struct call open_files[] = {
 	CALL("timerfd_create"),
 	CALL("timerfd_settime"),
 	CALL("timerfd_gettime"),
-	CALL("recvmsg"),
-	CALL("sendmsg"),
 	CALL("recvfrom"),
 	CALL("sendto"),
 	CALL("shutdown"),
@@ -174,6 +168,23 @@ static const struct call open_files[] = {
 	END,
 };
 
+/* Messages with fds go over the channel to the core, which is fd 3 and stays fd 3: closing it, or
+ * putting something else in its place, is refused. A client could otherwise send its session an
+ * fd of the machine's root directory, or be sent the fd of a spool. "Not 3" is spelled in bits,
+ * since garbage above them would fool a comparison. */
+#define NOT_3(name)                                                                                \
+	LACKS(name, 0, 1), LACKS(name, 0, 2), HAS(name, 0, 1 << 2), HAS(name, 0, 1 << 3),          \
+		HAS(name, 0, 1 << 4), HAS(name, 0, 1 << 5), HAS(name, 0, 1 << 6),                  \
+		HAS(name, 0, 1 << 7), HAS(name, 0, 1 << 8), HAS(name, 0, 1 << 9),                  \
+		HAS(name, 0, 1 << 10), HAS(name, 0, 1 << 11), HAS(name, 0, 1 << 12),               \
+		HAS(name, 0, 1 << 13), HAS(name, 0, 1 << 14), HAS(name, 0, 1 << 15)
+static const struct call channel[] = {
+	IS("recvmsg", 0, 3),
+	IS("sendmsg", 0, 3),
+	NOT_3("close"),
+	END,
+};
+
 /* A file tree: what unpacking, hashing and deleting one takes. Which tree, the jail decides. */
 static const struct call file_tree[] = {
 	CALL("getdents64"),	 CALL("newfstatat"),	  CALL("stat"),
@@ -189,13 +200,10 @@ static const struct call file_tree[] = {
 	CALL("sync_file_range"), CALL("copy_file_range"), END,
 };
 
-/* The calls that give a mode, and the same without the bits that no store object has. libc passes
- * a mode of 0 to open where no file is made; openat2 hides its mode behind a pointer. */
-#define PLAIN(name, arg) LACKS(name, arg, S_ISUID | S_ISGID)
-static const struct call any_mode[] = {
-	CALL("open"),	CALL("openat"),	  CALL("mkdir"),     CALL("mkdirat"), CALL("chmod"),
-	CALL("fchmod"), CALL("fchmodat"), CALL("fchmodat2"), CALL("openat2"), END,
-};
+/* The calls that give a mode, without the bits that no store object has: set-user-ID, set-group-ID,
+ * sticky, and writing by anybody but the owner. libc passes a mode of 0 to open where no file is
+ * made. */
+#define PLAIN(name, arg) LACKS(name, arg, 07022)
 static const struct call plain_modes[] = {
 	PLAIN("open", 2),     PLAIN("openat", 3),    PLAIN("mkdir", 1),
 	PLAIN("mkdirat", 2),  PLAIN("chmod", 1),     PLAIN("fchmod", 1),
@@ -209,15 +217,19 @@ static const struct call machine[] = {
 	CALL("sched_getaffinity"),
 	CALL("getrusage"),
 	CALL("times"),
-	IS("prlimit64", 2, 0),
+	/* All 64 bits of the pointer, and only of itself: prlimit reaches every process of the uid. */
+	{ "prlimit64", 2, { { 0, INT, 0 }, { 2, ~0ULL, 0 } } },
 	END,
 };
 
 /* Asked by stdio ("is this a terminal?") and by SQLite; the answer is "no". */
 static const struct call terminals[] = { CALL("ioctl"), END };
 
-/* Making a builder's outputs ours: owner, names, leftovers of ACLs. No attribute is ever set. */
+/* Making a builder's outputs ours: owner, names, leftovers of ACLs. No attribute is ever set.
+ * openat2 hides its mode behind a pointer; the kernel takes set-user-ID bits away at the first
+ * write of a process without CAP_FSETID, so at worst there is an empty file with such a bit. */
 static const struct call take_over[] = {
+	CALL("openat2"),
 	CALL("fchown"),	      CALL("fchownat"),	    CALL("lchown"),
 	CALL("link"),	      CALL("linkat"),	    CALL("listxattr"),
 	CALL("llistxattr"),   CALL("flistxattr"),   CALL("getxattr"),
@@ -338,6 +350,7 @@ const struct profile confine_profiles[N_PROFILES] = {
 			{ ANSWER_ALLOW, look_at_self },
 			{ ANSWER_ALLOW, machine },
 			{ ANSWER_ALLOW, open_files },
+			{ ANSWER_ALLOW, channel },
 			{ ANSWER_ALLOW, file_tree },
 			{ ANSWER_ALLOW, plain_modes },
 			{ ENOTTY, terminals },
@@ -354,8 +367,9 @@ const struct profile confine_profiles[N_PROFILES] = {
 			{ ANSWER_ALLOW, look_at_self },
 			{ ANSWER_ALLOW, machine },
 			{ ANSWER_ALLOW, open_files },
+			{ ANSWER_ALLOW, channel },
 			{ ANSWER_ALLOW, file_tree },
-			{ ANSWER_ALLOW, any_mode },
+			{ ANSWER_ALLOW, plain_modes },
 			{ ANSWER_ALLOW, take_over },
 			{ ANSWER_ALLOW, the_builder },
 			{ ENOTTY, terminals },

@@ -29,7 +29,7 @@ struct rule {
 	const struct call *calls; /* ends with a NULL name */
 };
 
-enum { PROFILE_RULES_MAX = 9 };
+enum { PROFILE_RULES_MAX = 10 };
 
 struct profile {
 	const char *process;

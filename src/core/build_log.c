@@ -21,10 +21,13 @@ static int open_dir(const char *log_dir, const char *drv_base, struct err *e)
 		path = NULL;
 		return err_errno(e, -ENOMEM, "creating the log of '%s'", drv_base);
 	}
-	r = mkdir_p(path, 0755);
-	if (r < 0)
-		return err_errno(e, r, "creating directory '%s'", path);
 	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT) {
+		r = mkdir_p(path, 0755);
+		if (r < 0)
+			return err_errno(e, r, "creating directory '%s'", path);
+		fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	}
 	return fd < 0 ? err_errno(e, -errno, "opening directory '%s'", path) : fd;
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -39,6 +40,7 @@ struct runs *runs_new(struct core *core)
 	if (!r)
 		return NULL;
 	r->core = core;
+	r->n_processors = (uint64_t)get_nprocs();
 	r->spare = (struct supervisor){ .chan = -1, .pidfd = -1 };
 	if (lease_setup(core, &r->lease, &r->lease_error) != 0) {
 		r->lease = NULL;

@@ -22,6 +22,7 @@ struct runs {
 	struct lease *lease;
 	struct err lease_error;
 	struct build_run *first;
+	uint64_t n_processors;
 	/* Warm (see ipc/build.h) and waiting for its build, or pidfd is -1. Nobody watches it: when
 	 * it has died, the build that wants it starts another. */
 	struct supervisor spare;

@@ -4,10 +4,10 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/syscall.h>
-#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "core/build_run_int.h"
 #include "core/core.h"
 #include "core/place.h"
@@ -119,7 +119,7 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 				      .drv = job->drv,
 				      .opts = job->opts,
 				      .settings = job->settings,
-				      .n_processors = (uint64_t)get_nprocs(),
+				      .n_processors = run->runs->n_processors,
 				      .check = job->check,
 				      .get_env = (const char *(*)(const char *))getenv };
 	int r;

@@ -39,6 +39,7 @@ struct core {
 	/* The store that is open now. `generation` rises when the directories under the daemon were
 	 * deleted and made anew (store_open.c); what was learnt from an older one is void. */
 	uint64_t generation;
+	int lock_fd;  /* held: nobody else serves this state directory */
 	int store_fd; /* O_PATH-free directory fd of store_dir */
 	struct db *db; /* the writer */
 	struct spool *spool;

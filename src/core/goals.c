@@ -1,6 +1,7 @@
 /* See goals.h and goals_int.h: requests in, answers out, and the work of one round. */
 #include <errno.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 
 #include "base/log.h"
 #include "core/goals_int.h"
@@ -17,6 +18,7 @@ struct goals *goals_new(struct core *core)
 		return NULL;
 	g->core = core;
 	g->queue_end = &g->queue;
+	g->processors = (uint64_t)get_nprocs(); /* reads files: not once per build */
 	g->runs = runs_new(core);
 	if (!g->runs) {
 		free(g);

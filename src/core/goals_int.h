@@ -130,6 +130,7 @@ struct goals {
 	struct request *requests;
 	struct owner *owners;
 	size_t running;
+	uint64_t processors;
 	uint64_t cap; /* slots, with what the present requests ask for */
 	uint64_t next_build, turn, epoch;
 	bool due;      /* goals_work is on its way */

@@ -6,22 +6,13 @@
  * with the fewest running builds; among equals, to the one whose last turn is longest ago; and
  * inside a user likewise to his requests. The cost is linear in the requests that are there, not in
  * their goals. */
-#include <sys/sysinfo.h>
-
 #include "core/goals_int.h"
 
 enum { RAISE_LEAST = 16 };
 
-static uint64_t processors(void)
-{
-	int n = get_nprocs();
-
-	return n > 0 ? (uint64_t)n : 1;
-}
-
 void slots_recount(struct goals *g)
 {
-	uint64_t cap = settings_max_jobs(&g->core->settings), most = 2 * processors();
+	uint64_t cap = settings_max_jobs(&g->core->settings), most = 2 * g->processors;
 
 	if (most < RAISE_LEAST)
 		most = RAISE_LEAST;

@@ -1,7 +1,7 @@
-/* The jail of sessions. See jail.h. Linked by airplantd.
+/* Making the jail of sessions. See jail.h. Linked by airplantd.
  *
- * A helper process makes the namespaces and the mounts; the core keeps them by their fds and the
- * helper goes away. A session enters them between clone and exec (jail_spawn.c).
+ * A child makes the namespaces and the mounts, drops what it needs no more, and becomes the porter
+ * (jail_spawn.c).
  *
  * Never: a mount that shows more than jail.h says; a session started when one step failed. */
 #include "core/jail.h"
@@ -16,9 +16,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -30,8 +30,6 @@
 #include "core/process.h"
 #include "core/spool.h"
 
-static const char *const ns_names[] = { "user", "mnt", "net", "ipc", "uts" };
-
 struct bind {
 	const char *from, *to;
 	uint64_t attrs;
@@ -40,7 +38,9 @@ struct bind {
 
 struct helper {
 	struct core *core;
+	pid_t parent;
 	int report; /* where a sentence goes when something fails */
+	int null_fd, program;
 	bool dynamic;
 };
 
@@ -181,17 +181,67 @@ static void build_root(const struct helper *h)
 		fail(h, "sealing the jail's root");
 }
 
-/* Tells "ready" by an empty line, then waits until the core has its fds. */
-_noreturn_ static void helper_main(const struct helper *h)
+/* Nothing of the core's but these: above all no listening socket and no channel, whose other end
+ * must see the core's death at once. */
+static void keep_three_fds(struct helper *h)
 {
-	char c;
+	const int keep[] = { h->report, h->null_fd, h->program };
+	int high[ELEMENTS(keep)];
 
+	for (size_t i = 0; i < ELEMENTS(keep); i++) {
+		high[i] = fcntl(keep[i], F_DUPFD_CLOEXEC, PORTER_FIRST_FREE);
+		if (high[i] < 0)
+			fail(h, "keeping file descriptors");
+	}
+	for (size_t i = 0; i < ELEMENTS(keep); i++)
+		if (dup3(high[i], PORTER_CHAN + (int)i, O_CLOEXEC) < 0)
+			fail(h, "keeping file descriptors");
+	h->report = PORTER_CHAN;
+	if (close_range(PORTER_FIRST_FREE, ~0U, 0) < 0)
+		fail(h, "closing file descriptors");
+}
+
+/* What every session inherits: an empty bounding set, and no way back. The porter itself keeps
+ * what it takes to show a spool and to change the root. */
+static void drop_privileges(const struct helper *h)
+{
+	struct __user_cap_header_struct hdr = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct d[2] = {};
+
+	for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+			fail(h, "emptying the bounding set");
+	if (prctl(PR_SET_SECUREBITS,
+		  SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
+			  SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED |
+			  SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED) < 0)
+		fail(h, "locking the securebits");
+	d[0].permitted = d[0].effective = 1U << CAP_SYS_ADMIN | 1U << CAP_SYS_CHROOT;
+	if (syscall(SYS_capset, &hdr, d) < 0)
+		fail(h, "dropping capabilities");
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
+		fail(h, "giving up privileges");
+	/* The change of capabilities has undone it. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != h->parent)
+		_exit(1);
+}
+
+/* Tells "ready" by an empty line. */
+_noreturn_ static void helper_main(struct helper *h)
+{
+	const struct rlimit no_core = { 0, 0 };
+
+	keep_three_fds(h);
 	enter_namespaces(h);
 	build_root(h);
-	(void)write_full(h->report, "\n", 1);
-	while (read(h->report, &c, 1) < 0 && errno == EINTR)
-		;
-	_exit(0);
+	(void)close_range(PORTER_FIRST_FREE, ~0U, 0); /* trees that are mounted now */
+	drop_privileges(h);
+	(void)prctl(PR_SET_NAME, "airplant-porter");
+	if (setrlimit(RLIMIT_CORE, &no_core) < 0)
+		fail(h, "forbidding core dumps");
+	if (write_full(h->report, "\n", 1) < 0)
+		_exit(1);
+	porter_serve(h->parent);
 }
 
 /* Does the program need an interpreter, and so libraries in its jail? 0, 1 or -errno. */
@@ -230,13 +280,12 @@ static int open_session(struct core *core, int *ret, bool *ret_dynamic, struct e
 	if (r < 0)
 		return err_errno(e, r, "reading the session program '%s'", path);
 	*ret_dynamic = r;
-	/* Out of the way of the numbers that a session finds open. */
-	*ret = fcntl(fd, F_DUPFD_CLOEXEC, 10);
-	return *ret < 0 ? err_errno(e, -errno, "opening the session program '%s'", path) : 0;
+	*ret = TAKE_FD(fd);
+	return 0;
 }
 
-/* Waits for the helper's word and opens its namespaces. */
-static int adopt_namespaces(struct jail_entry *j, pid_t pid, int report, struct err *e)
+/* Waits for the porter's word. */
+static int hear_ready(int report, struct err *e)
 {
 	char text[512];
 	ssize_t n;
@@ -249,70 +298,48 @@ static int adopt_namespaces(struct jail_entry *j, pid_t pid, int report, struct 
 	text[n] = 0;
 	if (strcmp(text, "\n"))
 		return err_set(e, -EPERM, "the jail for sessions could not be prepared: %s", text);
-	for (size_t i = 0; i < ELEMENTS(ns_names); i++) {
-		char path[64];
-
-		snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)pid, ns_names[i]);
-		j->ns[i] = open(path, O_RDONLY | O_CLOEXEC);
-		if (j->ns[i] < 0)
-			return err_errno(e, -errno, "opening the jail's %s namespace", ns_names[i]);
-	}
 	return 0;
 }
 
-static int prepare(struct core *core, struct jail_entry *j, bool dynamic, struct err *e)
+static int start_porter(struct core *core, struct jail *j, int program, bool dynamic, struct err *e)
 {
 	int pair[2];
-	_cleanup_close_ int mine = -1, theirs = -1, pidfd = -1;
-	pid_t self = getpid(), pid;
-	siginfo_t si;
+	_cleanup_close_ int theirs = -1, null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	pid_t pid;
 	int r;
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+	if (null_fd < 0)
+		return err_errno(e, -errno, "opening '/dev/null'");
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_errno(e, -errno, "creating a socket pair");
-	mine = pair[0];
+	j->chan = pair[0];
 	theirs = pair[1];
-	r = fork_pidfd(&pid, &pidfd);
+	r = fork_pidfd(&pid, &j->pidfd);
 	if (r < 0)
-		return err_errno(e, r, "starting the jail's helper");
+		return err_errno(e, r, "starting the jail's porter");
 	if (r == 0) {
-		const struct helper h = { core, theirs, dynamic };
+		struct helper h = { core, j->core, theirs, null_fd, program, dynamic };
 
-		child_basics(self);
-		close(mine);
+		child_basics(j->core);
 		helper_main(&h);
 	}
-	close_fdp(&theirs);
-	r = adopt_namespaces(j, pid, mine, e);
-	close_fdp(&mine);
-	while (waitid(P_PIDFD, (id_t)pidfd, &si, WEXITED) < 0 && errno == EINTR)
-		;
-	return r;
+	close_fdp(&theirs); /* else its death would not end the wait */
+	return hear_ready(j->chan, e);
 }
 
 int jail_new(struct core *core, struct jail **ret, struct err *e)
 {
-	struct jail *j = calloc(1, sizeof(*j));
+	struct jail *j = malloc(sizeof(*j));
+	_cleanup_close_ int program = -1;
 	bool dynamic = true;
 	int r;
 
 	if (!j)
 		return err_set(e, -ENOMEM, "out of memory");
-	j->entry.program = j->entry.null_fd = -1;
-	for (size_t i = 0; i < ELEMENTS(j->entry.ns); i++)
-		j->entry.ns[i] = -1;
-	j->stack =
-		mmap(NULL, JAIL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (j->stack == MAP_FAILED) {
-		j->stack = NULL;
-		jail_free(j);
-		return err_set(e, -ENOMEM, "out of memory");
-	}
-	j->entry.null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-	r = j->entry.null_fd < 0 ? err_errno(e, -errno, "opening '/dev/null'")
-				 : open_session(core, &j->entry.program, &dynamic, e);
+	*j = (struct jail){ .chan = -1, .pidfd = -1, .core = getpid() };
+	r = open_session(core, &program, &dynamic, e);
 	if (r == 0)
-		r = prepare(core, &j->entry, dynamic, e);
+		r = start_porter(core, j, program, dynamic, e);
 	if (r < 0) {
 		jail_free(j);
 		return r;
@@ -323,13 +350,16 @@ int jail_new(struct core *core, struct jail **ret, struct err *e)
 
 void jail_free(struct jail *j)
 {
+	siginfo_t si;
+
 	if (!j)
 		return;
-	close_fdp(&j->entry.program);
-	close_fdp(&j->entry.null_fd);
-	for (size_t i = 0; i < ELEMENTS(j->entry.ns); i++)
-		close_fdp(&j->entry.ns[i]);
-	if (j->stack)
-		munmap(j->stack, JAIL_STACK);
+	close_fdp(&j->chan);
+	if (j->pidfd >= 0) {
+		(void)syscall(SYS_pidfd_send_signal, j->pidfd, SIGKILL, NULL, 0); /* gone: fine */
+		while (waitid(P_PIDFD, (id_t)j->pidfd, &si, WEXITED) < 0 && errno == EINTR)
+			;
+		close_fdp(&j->pidfd);
+	}
 	free(j);
 }

@@ -1,38 +1,56 @@
-/* Entering the jail: from clone to exec. Linked by airplantd.
+/* The porter, and the core's word to it. See jail.h. Linked by airplantd.
  *
- * The program starts with three capabilities of the jail's user namespace, which maps nothing but
- * the daemon's own id: with them it takes a detached view of its own spool directory, changes its
- * root to /view, empties its bounding set and seals itself, before it hears of a client
- * (src/session/main.c).
+ * Sessions are the core's children (CLONE_PARENT) though the porter starts them: it is in the jail
+ * already and has dropped what they must not have, so that a start does nothing twice, and the core
+ * does not stand still for the length of an execve.
  *
- * The child shares the core's memory until it execs (CLONE_VM, CLONE_VFORK: the core stands still
- * meanwhile), so it writes nothing but its own stack and the one result, and calls nothing but
- * plain system calls. */
+ * The child shares the porter's memory until it execs (CLONE_VM, CLONE_VFORK), so it writes nothing
+ * but its own stack and the one result, and calls nothing but plain system calls. */
 #include "core/jail.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/mount.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "base/fd.h"
 #include "core/jail_session.h"
+#include "ipc/chan.h"
+#include "ipc/session.h"
 
 /* Frames of a child that never returns would leave their marks on the stack it leaves behind. */
 #define _on_borrowed_stack_ __attribute__((no_sanitize("address")))
 
+enum { NAME_SIZE = 40, VIEWS_MAX = 64, REPLY_MAX = 4096 };
+
+/* One message each way. A request brings the session's channel, an answer the child's pidfd. */
+struct request {
+	char name[NAME_SIZE]; /* of the spool directory: "s-1" */
+};
+struct answer {
+	int32_t pid, error; /* error: errno, with `failed` */
+	char failed[64];
+};
+
+/* Detached mounts of spool directories: ".." cannot leave one, and it outlives the change of root.
+ * To make one waits for all CPUs, so they are kept: the core uses its directories again. */
+struct view {
+	char name[NAME_SIZE];
+	int fd;
+};
+
 struct entrant {
-	const struct jail_entry *jail;
-	const char *spool; /* "s-1" */
-	int chan_fd;
-	pid_t parent;
-	/* What went wrong: written by the child, read by the core after it has stopped. */
+	const char *spool;
+	int chan_fd, view_fd;
+	pid_t core;
+	/* What went wrong: written by the child, read by the porter after it has stopped. */
 	const char *volatile failed;
 	volatile int error;
 };
@@ -44,33 +62,12 @@ _on_borrowed_stack_ static int give_up(struct entrant *en, const char *what)
 	return 1;
 }
 
-/* Ambient: they survive the exec of a program by somebody who is not root. */
-_on_borrowed_stack_ static int keep_three_caps(void)
+_on_borrowed_stack_ static int drop_all_caps(void)
 {
-	static const unsigned long kept[] = { CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SETPCAP };
 	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct d[2] = {};
+	struct __user_cap_data_struct none[2] = {};
 
-	for (size_t i = 0; i < ELEMENTS(kept); i++)
-		d[0].inheritable |= 1U << kept[i];
-	d[0].effective = d[0].permitted = d[0].inheritable;
-	if (syscall(SYS_capset, &h, d) < 0)
-		return -1;
-	for (size_t i = 0; i < ELEMENTS(kept); i++)
-		if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, kept[i], 0, 0) < 0)
-			return -1;
-	return 0;
-}
-
-_on_borrowed_stack_ static int plain_signals(void)
-{
-	const struct sigaction dfl = { .sa_handler = SIG_DFL };
-	sigset_t none;
-
-	sigemptyset(&none);
-	if (sigaction(SIGPIPE, &dfl, NULL) < 0)
-		return -1;
-	return sigprocmask(SIG_SETMASK, &none, NULL);
+	return (int)syscall(SYS_capset, &h, none);
 }
 
 _on_borrowed_stack_ static int enter(void *arg)
@@ -78,53 +75,134 @@ _on_borrowed_stack_ static int enter(void *arg)
 	struct entrant *en = arg;
 	char *const argv[] = { (char *)"airplant-session", (char *)en->spool, NULL };
 	static char *const envp[] = { NULL };
-	const struct rlimit no_core = { 0, 0 };
 
-	for (size_t i = 0; i < JAIL_NS; i++)
-		if (setns(en->jail->ns[i], 0) < 0)
-			return give_up(en, "entering the jail's namespaces");
-	if (chdir("/") < 0)
-		return give_up(en, "entering the jail's root");
-	if (keep_three_caps() < 0)
+	if (chroot("/view") < 0 || chdir("/") < 0)
+		return give_up(en, "entering the view");
+	if (drop_all_caps() < 0)
 		return give_up(en, "dropping capabilities");
-	if (setrlimit(RLIMIT_CORE, &no_core) < 0 || plain_signals() < 0)
-		return give_up(en, "resetting limits and signals");
-	if (en->chan_fd == 3 ? fcntl(3, F_SETFD, 0) < 0 : dup2(en->chan_fd, 3) < 0)
-		return give_up(en, "passing the channel");
-	/* 2 stays the daemon's log. The rest closes on exec, not now: the program is among it. */
-	if (dup2(en->jail->null_fd, 0) < 0 || dup2(en->jail->null_fd, 1) < 0 ||
-	    close_range(4, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+	/* 2 stays the daemon's log. All of the porter's own fds close on exec. */
+	if (dup2(PORTER_NULL, 0) < 0 || dup2(PORTER_NULL, 1) < 0)
 		return give_up(en, "closing file descriptors");
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != en->parent)
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != en->core)
 		return give_up(en, "binding its life to the daemon's");
-	syscall(SYS_execveat, en->jail->program, "", argv, envp, AT_EMPTY_PATH);
+	if (dup2(en->chan_fd, SESSION_FD) < 0 || dup2(en->view_fd, SESSION_SPOOL_FD) < 0)
+		return give_up(en, "passing the channel");
+	syscall(SYS_execveat, PORTER_PROGRAM, "", argv, envp, AT_EMPTY_PATH);
 	return give_up(en, "executing the session program");
+}
+
+/* The view of a spool directory, from the kept ones or made; the oldest gives way. */
+static int view_of(struct view views[static VIEWS_MAX], const char *name)
+{
+	static size_t next;
+	struct view *v = &views[next];
+	char path[64];
+	int fd;
+
+	for (size_t i = 0; i < VIEWS_MAX; i++)
+		if (views[i].fd >= 0 && !strcmp(views[i].name, name))
+			return views[i].fd;
+	snprintf(path, sizeof(path), "/spool/%s", name);
+	fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	close_fdp(&v->fd);
+	snprintf(v->name, sizeof(v->name), "%s", name);
+	v->fd = fd;
+	next = (next + 1) % VIEWS_MAX;
+	return fd;
+}
+
+/* Returns the child's pidfd, or -1 with the answer's error set. */
+static int start(struct view views[static VIEWS_MAX], const char *name, int chan_fd, pid_t core,
+		 struct answer *a)
+{
+	static _Alignas(64) char stack[JAIL_STACK];
+	struct entrant en = { .spool = name, .chan_fd = chan_fd, .core = core };
+	int pidfd = -1;
+	pid_t pid = -1;
+
+	en.view_fd = view_of(views, name);
+	if (en.view_fd < 0) {
+		errno = -en.view_fd;
+		(void)give_up(&en, "opening its spool");
+	} else {
+		pid = clone(enter, stack + sizeof(stack),
+			    CLONE_VM | CLONE_VFORK | CLONE_PARENT | CLONE_PIDFD | SIGCHLD, &en,
+			    &pidfd);
+		if (pid < 0)
+			(void)give_up(&en, "creating its process");
+	}
+	a->pid = pid; /* also of one that failed: the core reaps it */
+	a->error = en.failed ? en.error : 0;
+	if (en.failed)
+		snprintf(a->failed, sizeof(a->failed), "%s", en.failed);
+	return pidfd;
+}
+
+_Noreturn void porter_serve(pid_t core)
+{
+	struct view views[VIEWS_MAX];
+
+	for (size_t i = 0; i < VIEWS_MAX; i++)
+		views[i].fd = -1;
+	for (;;) {
+		_cleanup_msg_ struct msg m = MSG_INIT;
+		struct answer a = {};
+		struct request q;
+		int pidfd, r = chan_recv(PORTER_CHAN, REPLY_MAX, &m);
+
+		if (r != 0 || m.len != sizeof(q) || m.n_fds != 1)
+			_exit(r == CHAN_EOF ? 0 : 1);
+		memcpy(&q, m.data, sizeof(q));
+		q.name[sizeof(q.name) - 1] = 0;
+		pidfd = start(views, q.name, m.fds[0], core, &a);
+		r = chan_send(PORTER_CHAN, 0, m.id, &a, sizeof(a), &pidfd, pidfd >= 0 ? 1 : 0);
+		close_fdp(&pidfd);
+		if (r < 0)
+			_exit(1);
+	}
+}
+
+/* What the porter answers to the request just sent. */
+static int hear_answer(struct jail *j, struct answer *ret, int *ret_pidfd, struct err *e)
+{
+	_cleanup_msg_ struct msg m = MSG_INIT;
+	int r = chan_recv(j->chan, REPLY_MAX, &m);
+
+	if (r != 0 || m.len != sizeof(*ret))
+		return err_set(e, -EPIPE, "starting a session: the jail's porter has ended");
+	memcpy(ret, m.data, sizeof(*ret));
+	ret->failed[sizeof(ret->failed) - 1] = 0;
+	*ret_pidfd = m.n_fds == 1 ? TAKE_FD(m.fds[0]) : -1;
+	return 0;
 }
 
 int jail_spawn(struct jail *j, const char *spool_path, int chan_fd, pid_t *ret_pid, int *ret_pidfd,
 	       struct err *e)
 {
 	const char *name = strrchr(spool_path, '/');
-	struct entrant en = { .jail = &j->entry,
-			      .spool = name ? name + 1 : "",
-			      .chan_fd = chan_fd,
-			      .parent = getpid() };
-	int pidfd = -1;
-	pid_t pid;
+	_cleanup_close_ int pidfd = -1;
+	struct request q = {};
+	struct answer a;
 	siginfo_t si;
+	int r;
 
-	if (!name)
+	if (!name || strlen(name + 1) >= sizeof(q.name))
 		return err_set(e, -EINVAL, "'%s' is not a spool directory", spool_path);
-	pid = clone(enter, (char *)j->stack + JAIL_STACK,
-		    CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &en, &pidfd);
-	if (pid < 0)
-		return err_errno(e, -errno, "starting a session");
-	if (!en.failed) {
-		*ret_pid = pid;
-		*ret_pidfd = pidfd;
+	memcpy(q.name, name + 1, strlen(name + 1));
+	r = chan_send(j->chan, 0, 0, &q, sizeof(q), &chan_fd, 1);
+	if (r < 0)
+		return err_set(e, -EPIPE, "starting a session: the jail's porter has ended");
+	r = hear_answer(j, &a, &pidfd, e);
+	if (r < 0)
+		return r;
+	if (a.error == 0 && pidfd >= 0) {
+		*ret_pid = a.pid;
+		*ret_pidfd = TAKE_FD(pidfd);
 		return 0;
 	}
-	(void)waitid(P_PIDFD, (id_t)pidfd, &si, WEXITED);
-	close(pidfd);
-	return err_errno(e, en.error ? -en.error : -EIO, "starting a session: %s", en.failed);
+	if (pidfd >= 0)
+		(void)waitid(P_PIDFD, (id_t)pidfd, &si, WEXITED);
+	return err_errno(e, a.error ? -a.error : -EIO, "starting a session: %s", a.failed);
 }

@@ -418,7 +418,6 @@ static int try_broker(struct lease *l, const struct core *core, struct err *e)
 	if (l->broker < 0)
 		return err_errno(e, TAKE_FD(l->broker), "no id broker answers at '%s'", path);
 	l->mode = IDS_BROKER;
-	log_info("ids: broker at %s", path);
 	return 0;
 }
 
@@ -429,26 +428,13 @@ static int try_subid(struct lease *l, const struct core *core, struct err *e)
 	if (r < 0)
 		return r;
 	l->mode = IDS_SUBID;
-	log_info("ids: subid — %u ids from %u by newuidmap; the daemon runs without no_new_privs "
-		 "and "
-		 "without a system call filter",
-		 l->n_slots, l->first_uid);
 	return 0;
 }
 
-static void use_single(struct lease *l, const char *why)
-{
-	l->mode = IDS_SINGLE;
-	log_info("ids: single — builds of all users share this uid; separated by namespaces "
-		 "only%s%s",
-		 *why ? "; " : "", why);
-}
-
-/* "auto" goes down the list and says at the end why it did not stop earlier. */
-static int choose(struct lease *l, const struct core *core, struct err *e)
+/* "auto" goes down the list; `ret_why` says why it did not stop earlier (heap, or NULL). */
+static int choose(struct lease *l, const struct core *core, char **ret_why, struct err *e)
 {
 	_cleanup_err_ struct err no_broker = { 0 }, no_subid = { 0 };
-	_cleanup_free_ char *why = NULL;
 
 	switch (core->settings.ids) {
 	case IDS_USE_BROKER:
@@ -457,26 +443,47 @@ static int choose(struct lease *l, const struct core *core, struct err *e)
 			return err_set(e, -ENOMEM, "out of memory");
 		l->mode = IDS_BROKER;
 		if (l->broker < 0)
-			log_warn("ids: broker, but %s; builds fail until it does",
-				 err_msg(&no_broker));
+			*ret_why = strdup(err_msg(&no_broker));
 		return 0;
 	case IDS_USE_SUBID:
 		return try_subid(l, core, e);
 	case IDS_USE_SINGLE:
-		use_single(l, "");
+		l->mode = IDS_SINGLE;
 		return 0;
 	default:
 		break;
 	}
 	if (try_broker(l, core, &no_broker) == 0 || try_subid(l, core, &no_subid) == 0)
 		return 0;
-	if (asprintf(&why, "%s; %s", err_msg(&no_broker), err_msg(&no_subid)) < 0)
-		why = NULL;
-	use_single(l, why ? why : "");
+	if (asprintf(ret_why, "%s; %s", err_msg(&no_broker), err_msg(&no_subid)) < 0)
+		*ret_why = NULL;
+	l->mode = IDS_SINGLE;
 	return 0;
 }
 
-int lease_setup(struct core *core, struct lease **ret, struct err *e)
+static void log_choice(const struct lease *l, const char *why)
+{
+	switch (l->mode) {
+	case IDS_BROKER:
+		if (l->broker < 0)
+			log_warn("ids: broker, but %s; builds fail until it does",
+				 why ? why : "none answers");
+		else
+			log_info("ids: broker at %s", l->socket_path);
+		return;
+	case IDS_SUBID:
+		log_info("ids: subid — %u ids from %u by newuidmap; the daemon runs without "
+			 "no_new_privs and without a system call filter",
+			 l->n_slots, l->first_uid);
+		return;
+	default:
+		log_info("ids: single — builds of all users share this uid; separated by "
+			 "namespaces only%s%s",
+			 why ? "; " : "", why ? why : "");
+	}
+}
+
+static int setup(struct core *core, struct lease **ret, char **ret_why, struct err *e)
 {
 	struct lease *l = calloc(1, sizeof(*l));
 	int r;
@@ -486,7 +493,7 @@ int lease_setup(struct core *core, struct lease **ret, struct err *e)
 	l->broker = l->locks = -1;
 	l->uid = core->uid;
 	l->gid = core->gid;
-	r = choose(l, core, e);
+	r = choose(l, core, ret_why, e);
 	if (r < 0) {
 		lease_free(l);
 		(void)err_prefix(e,
@@ -495,6 +502,29 @@ int lease_setup(struct core *core, struct lease **ret, struct err *e)
 	}
 	*ret = l;
 	return 0;
+}
+
+int lease_setup(struct core *core, struct lease **ret, struct err *e)
+{
+	_cleanup_free_ char *why = NULL;
+	int r = setup(core, ret, &why, e);
+
+	if (r == 0)
+		log_choice(*ret, why);
+	return r;
+}
+
+int lease_probe(struct core *core, enum build_ids_mode *ret, struct err *e)
+{
+	_cleanup_free_ char *why = NULL;
+	struct lease *l;
+	int r = setup(core, &l, &why, e);
+
+	if (r == 0) {
+		*ret = l->mode;
+		lease_free(l);
+	}
+	return r;
 }
 
 void lease_free(struct lease *l)

@@ -46,7 +46,6 @@ struct listener {
 	struct core *core;
 	int fd, spare_fd; /* a spare number, to get rid of clients when there is none left */
 	char *path;	  /* of the socket file, if it is ours to remove */
-	int lock_fd;
 	struct loop_fd *watch;
 	struct loop_timer *pause;
 	struct refused *refused;
@@ -326,49 +325,20 @@ static int make_socket(struct listener *l, struct err *e)
 	return bind_fresh(l, &a, e);
 }
 
-/* Two daemons on one state directory would both write its database as its only writer. */
-static int lock_state(struct listener *l, struct err *e)
-{
-	_cleanup_free_ char *dir = NULL, *path = NULL;
-	int r;
-
-	if (asprintf(&dir, "%s/airplant", l->core->state_dir) < 0 ||
-	    asprintf(&path, "%s/daemon.lock", dir) < 0)
-		return err_set(e, -ENOMEM, "out of memory");
-	r = mkdir_p(dir, 0755);
-	if (r < 0)
-		return err_errno(e, r, "creating directory '%s'", dir);
-	l->lock_fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (l->lock_fd < 0)
-		return err_errno(e, -errno, "opening '%s'", path);
-	if (flock(l->lock_fd, LOCK_EX | LOCK_NB) < 0)
-		return err_set(e, -EADDRINUSE, "another airplantd serves '%s'", l->core->state_dir);
-	return 0;
-}
-
 int listener_new(struct core *core, struct listener **ret, struct err *e)
 {
 	struct listener *l = calloc(1, sizeof(*l));
-	int r;
+	int r = 0;
 
 	if (!l)
 		return err_set(e, -ENOMEM, "out of memory");
-	*l = (struct listener){ .core = core, .fd = -1, .lock_fd = -1 };
+	*l = (struct listener){ .core = core, .fd = -1 };
 	l->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	r = lock_state(l, e);
-	if (r == 0) {
-		int fd = passed_fd();
-
-		if (fd >= 0) {
-			l->fd = fd;
-			if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ||
-			    fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
-				r = err_errno(e, -errno,
-					      "taking the socket from the service manager");
-		} else {
-			r = make_socket(l, e);
-		}
-	}
+	l->fd = passed_fd();
+	if (l->fd < 0)
+		r = make_socket(l, e);
+	else if (fcntl(l->fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(l->fd, F_SETFL, O_NONBLOCK) < 0)
+		r = err_errno(e, -errno, "taking the socket from the service manager");
 	if (r < 0) {
 		listener_free(l);
 		return r;
@@ -397,6 +367,5 @@ void listener_free(struct listener *l)
 	free(l->path);
 	close_fdp(&l->fd);
 	close_fdp(&l->spare_fd);
-	close_fdp(&l->lock_fd);
 	free(l);
 }

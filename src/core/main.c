@@ -242,18 +242,17 @@ static int check_identity(const struct options *o, struct err *e)
 static int seal(struct core *core, struct err *e)
 {
 	enum confine_profile profile = CONFINE_CORE;
-	struct lease *lease;
+	enum build_ids_mode mode;
 
 	if (core->settings.ids == IDS_USE_SUBID) {
 		profile = CONFINE_CORE_SUBID;
 	} else if (core->settings.ids == IDS_AUTO) {
-		int r = lease_setup(core, &lease, e);
+		int r = lease_probe(core, &mode, e);
 
 		if (r < 0)
 			return r;
-		if (lease_mode(lease) == IDS_SUBID)
+		if (mode == IDS_SUBID)
 			profile = CONFINE_CORE_SUBID;
-		lease_free(lease);
 	}
 	return confine_seal(profile, e);
 }
@@ -326,6 +325,7 @@ static int start(struct daemon *d, const struct options *o, struct err *e)
 	if (!core->loop || !core->place || !core->sessions)
 		return err_set(e, -ENOMEM, "out of memory");
 	r = watch_signals(d, e);
+	r = r ? r : store_lock(core, e);
 	r = r ? r : listener_new(core, &d->listener, e);
 	r = r ? r : seal(core, e);
 	r = r ? r : store_open(core, e);
@@ -362,6 +362,7 @@ static void stop(struct daemon *d, bool clean)
 	place_free(core->place);
 	core->sessions = NULL;
 	store_close(core, clean);
+	close_fdp(&core->lock_fd);
 	loop_remove(d->signal_watch);
 	close_fdp(&d->signal_fd);
 	loop_free(core->loop);
@@ -377,7 +378,7 @@ static void stop(struct daemon *d, bool clean)
 
 int main(int argc, char **argv)
 {
-	static struct daemon d = { .core = { .store_fd = -1 }, .signal_fd = -1 };
+	static struct daemon d = { .core = { .store_fd = -1, .lock_fd = -1 }, .signal_fd = -1 };
 	_cleanup_err_ struct err e = {};
 	struct options o = {};
 	int r = parse_arguments(argc, argv, &o);

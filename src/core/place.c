@@ -62,8 +62,9 @@ static struct batch *batch_new(size_t n, place_done done, void *ctx)
 	b->done = done;
 	b->ctx = ctx;
 	b->regs = arena_array(&b->arena, n ? n : 1, sizeof(*b->regs));
+	b->modes = arena_array(&b->arena, n ? n : 1, sizeof(*b->modes));
 	b->sigs = arena_array(&b->arena, n ? n : 1, sizeof(*b->sigs));
-	if (!b->regs || !b->sigs) {
+	if (!b->regs || !b->modes || !b->sigs) {
 		batch_free(b);
 		return NULL;
 	}
@@ -85,16 +86,12 @@ static void take_back(struct place *p, struct batch *b)
 }
 
 /* Moves one object in. What is there without being valid is a leftover of a crash. */
-static int move_in(struct place *p, const struct staged *s, struct err *e)
+static int move_in(struct place *p, const struct staged *s, mode_t mode, struct err *e)
 {
 	struct core *core = p->core;
 	const char *base = s->info.path.base;
-	struct stat st;
 	int r;
 
-	if (fstatat(s->dirfd, s->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return err_errno(e, -errno, "looking at what was staged for '%s/%s'",
-				 core->store_dir, base);
 	if (renameat2(s->dirfd, s->name, core->store_fd, base, RENAME_NOREPLACE) < 0) {
 		if (errno != EEXIST)
 			return err_errno(e, -errno, "moving '%s/%s' into the store",
@@ -107,7 +104,7 @@ static int move_in(struct place *p, const struct staged *s, struct err *e)
 			return err_errno(e, -errno, "moving '%s/%s' into the store",
 					 core->store_dir, base);
 	}
-	if (!S_ISDIR(st.st_mode))
+	if (!S_ISDIR(mode))
 		return 0;
 	r = tree_seal(core->store_fd, base);
 	if (r < 0) {
@@ -151,7 +148,8 @@ static int check_all(struct place *p, struct batch *b, const struct staged *v, s
 		}
 		if (smap_has(&p->pending, v[i].info.path.base))
 			continue; /* twice in one call: once is enough */
-		r = place_check(p, &v[i], flags, &b->arena, &b->regs[b->n_regs], &b->err);
+		r = place_check(p, &v[i], flags, &b->arena, &b->regs[b->n_regs],
+				&b->modes[b->n_regs], &b->err);
 		if (r == 0 && smap_put(&p->pending, v[i].info.path.base, b) < 0)
 			r = err_set(&b->err, -ENOMEM, "out of memory");
 		if (r != 0)
@@ -175,7 +173,7 @@ static int prepare(struct place *p, struct batch *b, const struct staged *v, siz
 	p->staged = NULL;
 	p->n_staged = 0;
 	for (size_t i = 0; r == 0 && i < b->n_regs; i++) {
-		r = move_in(p, &v[todo[i]], &b->err);
+		r = move_in(p, &v[todo[i]], b->modes[i], &b->err);
 		if (r == 0)
 			b->n_moved++;
 	}
@@ -204,6 +202,24 @@ static bool is_pending(const struct place *p, const struct staged *v, size_t n)
 	return false;
 }
 
+/* The transaction of this round: opened before the first question, so that the questions of all
+ * its batches need no lock of their own. */
+static int open_round(struct place *p, struct err *e)
+{
+	int r = p->deferred ? 0 : loop_defer(p->core->loop, flush_later, p);
+
+	if (r < 0)
+		return err_set(e, r, "out of memory");
+	p->deferred = true;
+	if (p->txn)
+		return 0;
+	r = db_begin(p->core->db);
+	if (r < 0)
+		return err_errno(e, r, "starting a transaction in the store database");
+	p->txn = true;
+	return 0;
+}
+
 void place_objects_from(struct place *p, const struct staged *v, size_t n, unsigned int flags,
 			place_done done, void *ctx)
 {
@@ -219,12 +235,9 @@ void place_objects_from(struct place *p, const struct staged *v, size_t n, unsig
 		done(ctx, &oom);
 		return;
 	}
-	r = prepare(p, b, v, n, flags);
-	if (r == 0 && !p->deferred) {
-		r = loop_defer(p->core->loop, flush_later, p);
-		if (r < 0)
-			err_set(&b->err, r, "out of memory");
-	}
+	r = open_round(p, &b->err);
+	if (r == 0)
+		r = prepare(p, b, v, n, flags);
 	if (r != 0) {
 		unpend(p, b);
 		take_back(p, b);
@@ -232,7 +245,6 @@ void place_objects_from(struct place *p, const struct staged *v, size_t n, unsig
 		batch_free(b);
 		return;
 	}
-	p->deferred = true;
 	*p->tail = b;
 	p->tail = &b->next;
 }
@@ -242,12 +254,13 @@ void place_objects(struct place *p, const struct staged *v, size_t n, place_done
 	place_objects_from(p, v, n, 0, done, ctx);
 }
 
-static int register_batch(struct db *db, struct batch *b)
+static int register_batch(struct db *db, struct batch *b, bool guarded)
 {
 	int r = 0;
 
 	if (b->n_regs > 0)
-		r = db_register_many(db, b->regs, b->n_regs, &b->err);
+		r = guarded ? db_register_many(db, b->regs, b->n_regs, &b->err)
+			    : db_register_bare(db, b->regs, b->n_regs, &b->err);
 	for (size_t i = 0; r == 0 && i < b->n_sigs; i++) {
 		r = db_add_sigs(db, &b->sigs[i].path, &b->sigs[i].sigs);
 		if (r == DB_ABSENT)
@@ -260,26 +273,44 @@ static int register_batch(struct db *db, struct batch *b)
 	return r;
 }
 
-/* One transaction for all. On failure every batch carries the error. */
+/* Hardly ever does one fail with rows written: then all is done again, one by one undoable. */
+static int register_all(struct db *db, struct batch *list)
+{
+	int r = 0;
+
+	for (struct batch *b = list; b && r >= 0; b = b->next)
+		r = register_batch(db, b, false);
+	if (r >= 0)
+		return 0;
+	db_rollback(db);
+	r = db_begin(db);
+	for (struct batch *b = list; r == 0 && b; b = b->next) {
+		err_done(&b->err);
+		b->err = (struct err){};
+		(void)register_batch(db, b, true); /* failed ones carry it in b->err */
+	}
+	return r;
+}
+
+/* On failure every batch carries the error. */
 static void commit(struct place *p, struct batch *list)
 {
 	struct core *core = p->core;
 	const char *step = "starting a transaction";
-	int r = db_begin(core->db);
+	int r = register_all(core->db, list);
 
 	if (r == 0) {
-		for (struct batch *b = list; b; b = b->next)
-			(void)register_batch(core->db, b); /* failed ones carry it in b->err */
 		step = "flushing the store";
 		r = durable_before_commit(core);
-		if (r == 0) {
-			step = "committing";
-			r = db_commit(core->db);
-		}
-		if (r != 0)
-			db_rollback(core->db);
 	}
-	for (struct batch *b = list; r != 0 && b; b = b->next)
+	if (r == 0) {
+		step = "committing";
+		r = db_commit(core->db);
+	}
+	if (r == 0)
+		return;
+	db_rollback(core->db);
+	for (struct batch *b = list; b; b = b->next)
 		err_errno(&b->err, r < 0 ? r : -EIO, "%s in the store database", step);
 }
 
@@ -295,7 +326,10 @@ void place_flush(struct place *p)
 	if (work) {
 		commit(p, list);
 		durable_note(p->core->durable);
+	} else if (p->txn) {
+		db_rollback(p->core->db);
 	}
+	p->txn = false;
 	for (b = list; b; b = b->next) {
 		unpend(p, b);
 		if (b->err.code != 0)

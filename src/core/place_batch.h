@@ -2,6 +2,8 @@
  * become valid), place_drv.c (hashes of derivations). */
 #pragma once
 
+#include <sys/types.h>
+
 #include "core/place.h"
 
 enum { DRV_HASHES_MAX = 200 * 1000, BATCH_MAX = 512 << 20 /* bytes */ };
@@ -11,6 +13,7 @@ struct batch {
 	struct batch *next;
 	struct arena arena;
 	struct registration *regs;
+	mode_t *modes;		/* per registration: st_mode of its top */
 	size_t n_regs, n_moved; /* the first n_moved lie in the store */
 	/* Objects that were valid before: only their signatures count. */
 	struct path_info *sigs;
@@ -25,16 +28,17 @@ struct place {
 	struct batch *head, **tail;
 	struct smap pending; /* base names that this round's batches register */
 	bool deferred;
+	bool txn; /* the round's transaction is open, also for what is looked up meanwhile */
 	struct smap drv_hashes; /* base name -> struct drv_hash, heap */
 	/* The objects of the call that is being checked: their .drv files may use each other. */
 	const struct staged *staged;
 	size_t n_staged;
 };
 
-/* Fills `reg` (strings in `a`) from one staged object that is to become valid. 0, -errno, or
- * PATH_BAD/DRV_BAD with the sentence that the client sees. */
+/* Fills `reg` (strings in `a`) and the mode of its top from one staged object that is to become
+ * valid. 0, -errno, or PATH_BAD/DRV_BAD with the sentence that the client sees. */
 int place_check(struct place *p, const struct staged *s, unsigned int flags, struct arena *a,
-		struct registration *reg, struct err *e);
+		struct registration *reg, mode_t *ret_mode, struct err *e);
 /* Checks a staged .drv and fills the rows of its outputs. */
 int place_check_drv(struct place *p, const struct staged *s, struct arena *a,
 		    struct registration *reg, struct err *e);

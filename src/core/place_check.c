@@ -67,28 +67,32 @@ static int check_signature(const struct core *core, const struct path_info *info
 
 /* Whole trees are the session's work; its system call filter keeps set-user-ID bits out of them.
  * One look at the top costs nothing. */
-static int check_top(const struct core *core, const struct staged *s, struct err *e)
+static bool is_store_object(const struct core *core, const struct stat *st)
+{
+	mode_t mode = st->st_mode & 07777;
+
+	if (st->st_uid != core->uid)
+		return false;
+	switch (st->st_mode & S_IFMT) {
+	case S_IFREG:
+		return mode == 0444 || mode == 0555;
+	case S_IFDIR:
+		return (mode & 07022) == 0;
+	default:
+		return S_ISLNK(st->st_mode);
+	}
+}
+
+static int look_at_top(const struct core *core, const struct staged *s, bool foreign,
+		       mode_t *ret_mode, struct err *e)
 {
 	struct stat st;
-	mode_t mode;
-	bool ok;
 
 	if (fstatat(s->dirfd, s->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return err_errno(e, -errno, "looking at what was staged for '%s/%s'",
 				 core->store_dir, s->info.path.base);
-	mode = st.st_mode & 07777;
-	switch (st.st_mode & S_IFMT) {
-	case S_IFREG:
-		ok = mode == 0444 || mode == 0555;
-		break;
-	case S_IFDIR:
-		ok = (mode & 07022) == 0;
-		break;
-	default:
-		ok = S_ISLNK(st.st_mode);
-		break;
-	}
-	if (ok && st.st_uid == core->uid)
+	*ret_mode = st.st_mode;
+	if (!foreign || is_store_object(core, &st))
 		return 0;
 	return err_set(e, PATH_BAD, "what was staged for '%s/%s' is not a store object",
 		       core->store_dir, s->info.path.base);
@@ -115,7 +119,7 @@ static int copy_info(const struct path_info *from, struct arena *a, struct path_
 }
 
 int place_check(struct place *p, const struct staged *s, unsigned int flags, struct arena *a,
-		struct registration *reg, struct err *e)
+		struct registration *reg, mode_t *ret_mode, struct err *e)
 {
 	struct core *core = p->core;
 	int r = copy_info(&s->info, a, &reg->info);
@@ -132,11 +136,10 @@ int place_check(struct place *p, const struct staged *s, unsigned int flags, str
 		if (r != 0)
 			return r;
 	}
-	if (flags & PLACE_FOREIGN) {
-		r = check_top(core, s, e);
-		if (r != 0)
-			return r;
-	} else if (reg->info.ultimate) {
+	r = look_at_top(core, s, flags & PLACE_FOREIGN, ret_mode, e);
+	if (r != 0)
+		return r;
+	if (!(flags & PLACE_FOREIGN) && reg->info.ultimate) {
 		r = keyring_sign(core->keyring, core->store_dir, a, &reg->info);
 		if (r < 0)
 			return err_errno(e, r, "signing '%s/%s'", core->store_dir,

@@ -39,10 +39,17 @@ static int remember_temp_root(struct session *s, const char *base)
 	return smap_put(&s->temp_roots, base, NULL);
 }
 
+/* Kept per session for as long as it lives: bytes. */
+enum { OPTIONS_MAX = 256 << 10 };
+
 static void op_options(struct session *s, struct msg *m, void *record, struct arena *a)
 {
 	(void)record;
 	(void)a;
+	if (m->len > OPTIONS_MAX) {
+		session_misbehaves(s, "options of an absurd size");
+		return;
+	}
 	/* Kept as it came: most sessions never build. Decoding it once has shown that it is sound.
 	 */
 	msg_done(&s->options);

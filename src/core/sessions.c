@@ -252,6 +252,25 @@ static void discard(struct session *s)
 	session_unref(s);
 }
 
+/* A porter that was killed is replaced, once: the jail is made anew. */
+static int enter_jail(struct session *s, int chan, struct err *e)
+{
+	struct core *core = s->all->core;
+
+	for (int tries = 0;; tries++) {
+		int r = core->jail ? 0 : jail_new(core, &core->jail, e);
+
+		if (r == 0)
+			r = jail_spawn(core->jail, s->spool_path, chan, &s->pid, &s->pidfd, e);
+		if (r != -EPIPE || tries > 0)
+			return r;
+		log_warn("%s; the jail is made anew", err_msg(e));
+		err_done(e);
+		*e = (struct err){};
+		jail_free(TAKE_PTR(core->jail));
+	}
+}
+
 static int session_start(struct sessions *ss, struct session **ret, struct err *e)
 {
 	struct core *core = ss->core;
@@ -279,7 +298,7 @@ static int session_start(struct sessions *ss, struct session **ret, struct err *
 	if (r < 0)
 		err_errno(e, r, "creating a spool directory");
 	if (r == 0)
-		r = jail_spawn(core->jail, s->spool_path, theirs, &s->pid, &s->pidfd, e);
+		r = enter_jail(s, theirs, e);
 	if (r == 0) {
 		r = watch(s);
 		if (r < 0)

@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "core/core.h"
 #include "core/process.h"
 
@@ -157,12 +158,18 @@ static int drop_leftovers(struct spool *s)
 	if (!d)
 		return -errno;
 	fd = -1;
-	while ((de = readdir(d)) && r == 0)
-		if (strcmp(de->d_name, ".") && strcmp(de->d_name, "..") &&
-		    strcmp(de->d_name, "trash"))
-			r = throw_away(s, s->fd, de->d_name);
+	/* What cannot be moved (a full disk) stays where it is: names are never used twice, so it is
+	 * in nobody's way, and the next start tries again. */
+	while ((de = readdir(d))) {
+		if (!strcmp(de->d_name, ".") || !strcmp(de->d_name, "..") ||
+		    !strcmp(de->d_name, "trash"))
+			continue;
+		r = throw_away(s, s->fd, de->d_name);
+		if (r < 0)
+			log_warn("clearing '%s/%s': %s", s->dir, de->d_name, strerror(-r));
+	}
 	closedir(d);
-	return r;
+	return 0;
 }
 
 static char *choose_dir(struct core *core, struct err *e)

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "base/fd.h"
@@ -50,8 +51,11 @@ static int make_dir(const char *top, const char *sub, mode_t mode, struct err *e
 
 	if (asprintf(&path, "%s%s", top, sub) < 0)
 		return err_set(e, -ENOMEM, "out of memory");
-	if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+	if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
+		if (mode == 0700 && (st.st_mode & 077) && chmod(path, mode) < 0)
+			return err_errno(e, -errno, "closing '%s' to others", path);
 		return 0;
+	}
 	r = mkdir_p(path, 0755);
 	if (r < 0)
 		return err_errno(e, r, "creating directory '%s'", path);
@@ -69,7 +73,8 @@ static int make_dirs(struct core *core, struct err *e)
 		{ core->store_dir, "", 01775 },
 		{ core->store_dir, "/.links", 0755 },
 		{ core->state_dir, "", 0755 },
-		{ core->state_dir, "/db", 0755 },
+		/* Private: who can open the database for reading can lock it against its writer. */
+		{ core->state_dir, "/db", 0700 },
 		{ core->state_dir, "/gcroots", 0755 },
 		{ core->state_dir, "/gcroots/auto", 0755 },
 		{ core->state_dir, "/gcroots/per-user", 0755 },
@@ -103,6 +108,26 @@ static int identify(const struct core *core, struct store_identity *ret)
 		ret->dev[i] = st.st_dev;
 		ret->ino[i] = st.st_ino;
 	}
+	return 0;
+}
+
+int store_lock(struct core *core, struct err *e)
+{
+	_cleanup_free_ char *dir = NULL, *path = NULL;
+	int r;
+
+	if (asprintf(&dir, "%s/airplant", core->state_dir) < 0 ||
+	    asprintf(&path, "%s/daemon.lock", dir) < 0)
+		return err_set(e, -ENOMEM, "out of memory");
+	r = mkdir_p(dir, 0755);
+	if (r < 0)
+		return err_errno(e, r, "creating directory '%s'", dir);
+	close_fdp(&core->lock_fd);
+	core->lock_fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (core->lock_fd < 0)
+		return err_errno(e, -errno, "opening '%s'", path);
+	if (flock(core->lock_fd, LOCK_EX | LOCK_NB) < 0)
+		return err_set(e, -EADDRINUSE, "another airplantd serves '%s'", core->state_dir);
 	return 0;
 }
 
@@ -194,5 +219,5 @@ int store_reopen(struct core *core, struct err *e)
 	place_flush(core->place);
 	store_close(core, false);
 	core->generation++;
-	return store_open(core, e);
+	return store_lock(core, e) < 0 ? e->code : store_open(core, e);
 }

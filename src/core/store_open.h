@@ -13,6 +13,9 @@ int store_open(struct core *core, struct err *e);
 void store_close(struct core *core, bool clean);
 /* 0: still the same store; 1: it is another one now (directories gone or replaced). */
 int store_changed(const struct core *core);
+/* Takes the lock of the state directory: two daemons would both write its database as its only
+ * writer. store_reopen does it too. */
+int store_lock(struct core *core, struct err *e);
 /* Makes the directories again that clients put their links into, when somebody deleted them. */
 void store_mend(struct core *core);
 /* Reopens after store_changed: generation rises. */

@@ -1,7 +1,7 @@
 /* The boundary between the core and a session: everything either may say.
  *
  * The session has the client's bytes in it and counts as hostile. It finds these fds open:
- * 3 = channel to the core, and nothing else; the rest comes in SESSION_CLIENT.
+ * 3 = channel to the core, 4 = its spool; the rest comes in SESSION_CLIENT.
  * Store paths travel as base names ("<32 chars>-<name>"); the receiver parses them again.
  * Every request carries an id; every answer repeats it. A session may have many ADD requests on
  * their way at once (they are answered in order), but only one BUILD.
@@ -10,7 +10,7 @@
 
 #include "ipc/chan.h"
 
-enum { SESSION_FD = 3, SESSION_MSG_MAX = 64 << 20 };
+enum { SESSION_FD = 3, SESSION_SPOOL_FD = 4, SESSION_MSG_MAX = 64 << 20 };
 
 enum session_msg {
 	/* core -> session, once */

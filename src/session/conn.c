@@ -161,7 +161,7 @@ void session_done(struct session *s)
 	if (s->fd_out != s->fd_in)
 		close_fdp(&s->fd_out);
 	close_fdp(&s->fd_in);
-	close_fdp(&s->core);
+	/* The channel stays: its filter forbids a session to close it. */
 	close_fdp(&s->spool);
 	close_fdp(&s->store);
 }

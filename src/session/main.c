@@ -1,18 +1,16 @@
 /* airplant-session: speaks Nix's worker protocol with one client.
  *
- * Started by the core as root of a user namespace that maps nothing but its own id, inside a mount
- * namespace with the store and the database read-only and the spools read-write, without a network.
- * Before it hears of a client it gives up the rest: it keeps a detached mount of its own spool,
- * changes its root to the read-only view, drops every capability and installs its filter. It must
- * never meet a client in any other state; a step that fails ends it. Links statically. */
+ * Started by the core's porter inside a user namespace that maps nothing but the daemon's own id,
+ * without a capability, without a network, its root a view of the store and the database, both
+ * read-only; what it may write is a detached mount of its own spool, which it finds open. It
+ * checks that and installs its filter before it hears of a client: it must never meet one in any
+ * other state; a step that fails ends it. Links statically. */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/mount.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -26,29 +24,21 @@ static _noreturn_ void die(int r, const char *what)
 	_exit(1);
 }
 
-/* A detached mount: ".." cannot leave it, and it outlives the change of root. */
-static int open_spool(const char *name)
+static void take_what_was_given(struct session *s)
 {
-	char path[64];
-
-	if (strchr(name, '/') || *name == '.' || !*name || strlen(name) > sizeof(path) - 8)
-		return -EINVAL;
-	(void)stpcpy(stpcpy(path, "/spool/"), name);
-	int fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
-
-static void enter_view(struct session *s, const char *spool)
-{
-	s->spool = open_spool(spool);
-	if (s->spool < 0)
-		die(s->spool, "cannot open the spool");
-	if (chroot("/view") < 0 || chdir("/") < 0)
-		die(-errno, "cannot enter /view");
+	s->core = SESSION_FD;
+	s->spool = SESSION_SPOOL_FD;
+	if (fcntl(s->core, F_SETFD, FD_CLOEXEC) < 0)
+		die(-errno, "no channel to the core");
+	if (fcntl(s->spool, F_SETFD, FD_CLOEXEC) < 0)
+		die(-errno, "no spool");
 	s->store = open("/store", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (s->store < 0)
 		die(-errno, "cannot open /store");
 	s->db_dir = "/db";
+	for (int cap = 0, r; (r = prctl(PR_CAPBSET_READ, cap, 0, 0, 0)) >= 0; cap++)
+		if (r != 0)
+			die(-EPERM, "the bounding set is not empty");
 }
 
 /* Sealed means: nothing regained by exec, a filter in place, nobody may read this memory. */
@@ -89,15 +79,12 @@ int main(int argc, char **argv)
 	static struct session s;
 
 	log_setup("airplant-session", LOG_LEVEL_INFO);
-	if (argc != 2)
-		die(-EINVAL, "started without its spool's name");
+	(void)argc;
+	(void)argv; /* the spool's name, for who lists processes */
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)umask(0); /* modes of spooled files are exact */
 	session_init(&s);
-	s.core = SESSION_FD;
-	if (fcntl(SESSION_FD, F_SETFD, FD_CLOEXEC) < 0)
-		die(-errno, "no channel to the core");
-	enter_view(&s, argv[1]);
+	take_what_was_given(&s);
 	seal();
 	wait_for_client(&s);
 	int r = session_run(&s);

@@ -81,5 +81,8 @@ struct registration {
 /* All or nothing. DB_BAD with a sentence: a reference that is not valid ("cannot register path
  * '…' because it requires the invalid path '…'"-like), or a cycle ("cycle detected in …"). */
 int db_register_many(struct db *db, struct registration *v, size_t n, struct err *e);
+/* The same between db_begin and db_commit without the savepoint, which costs as much as the rows:
+ * after a negative result the whole transaction must be rolled back. */
+int db_register_bare(struct db *db, struct registration *v, size_t n, struct err *e);
 int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *sigs); /* DB_ABSENT */
 int db_invalidate(struct db *db, const struct store_path *p); /* -EBUSY when it has referrers */

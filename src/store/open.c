@@ -14,7 +14,7 @@
 #include "base/buf.h"
 #include "base/fd.h"
 
-enum { BUSY_TIMEOUT_MSEC = 60 * 1000, LOCK_TRIES = 600, LOCK_WAIT_MSEC = 100 };
+enum { BUSY_TIMEOUT_MSEC = 3 * 1000, LOCK_TRIES = 600, RECOVERY_TRIES = 2000, LOCK_WAIT_MSEC = 100 };
 
 static const char *const texts[DB_N_STMTS] = {
 	[Q_INFO] = "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca "
@@ -42,7 +42,7 @@ static const char *const texts[DB_N_STMTS] = {
 	[T_SAVEPOINT] = "savepoint registration",
 	[T_RELEASE] = "release registration",
 	[T_UNDO] = "rollback to registration",
-	[W_REGISTER] = "insert into ValidPaths (path, hash, registrationTime, deriver, narSize, "
+	[W_REGISTER] = "insert or ignore into ValidPaths (path, hash, registrationTime, deriver, narSize, "
 		       "ultimate, sigs, ca) values (?, ?, ?, ?, ?, ?, ?, ?)",
 	[W_UPDATE] = "update ValidPaths set narSize = ?, hash = ?, ultimate = ?, sigs = ?, ca = ? "
 		     "where id = ?",
@@ -107,8 +107,16 @@ sqlite3_stmt *db_stmt(struct db *db, enum db_stmt which, int *ret_err)
 
 int db_step(sqlite3_stmt *st)
 {
+	const struct timespec pause = { .tv_nsec = 1000 * 1000 };
 	int rc = sqlite3_step(st);
 
+	/* A reader that meets the writer in the middle of an update of -shm may not mend it, and
+	 * need not: the writer is done in a moment. Nothing was read yet, so it can be repeated. */
+	for (int i = 0; rc == SQLITE_READONLY_RECOVERY && i < RECOVERY_TRIES; i++) {
+		(void)sqlite3_reset(st); /* repeats the error of the step */
+		(void)nanosleep(&pause, NULL); /* shorter is fine */
+		rc = sqlite3_step(st);
+	}
 	if (rc == SQLITE_ROW)
 		return 1;
 	return rc == SQLITE_DONE ? 0 : db_errno(rc);

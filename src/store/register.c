@@ -164,6 +164,7 @@ static int bind_common(sqlite3_stmt *st, const struct path_info *info, int size,
 	return db_bind_sigs(st, sigs, &info->sigs);
 }
 
+/* DB_ABSENT: there is a row of that path already. */
 static int insert_row(struct db *db, const struct path_info *info, uint64_t *ret_id)
 {
 	char hash_text[7 + 64 + 1];
@@ -182,6 +183,8 @@ static int insert_row(struct db *db, const struct path_info *info, uint64_t *ret
 		sqlite3_bind_null(st, 4);
 	if (!r)
 		r = db_run(st);
+	if (!r && !sqlite3_changes(db->sql))
+		return DB_ABSENT;
 	if (!r)
 		*ret_id = sqlite3_last_insert_rowid(db->sql);
 	return r;
@@ -222,16 +225,16 @@ static int write_row(struct batch *b, size_t i)
 {
 	const struct registration *reg = &b->v[i];
 	uint64_t id = 0;
-	int r = db_id_of(b->db, reg->info.path.base, &id);
+	int r = insert_row(b->db, &reg->info, &id);
 
-	if (r < 0)
-		return r;
-	if (r == DB_ABSENT) {
-		r = insert_row(b->db, &reg->info, &id);
+	if (r == 0) {
+		r = write_outputs(b->db, reg, id);
+	} else if (r == DB_ABSENT) {
+		r = db_id_of(b->db, reg->info.path.base, &id);
+		if (r == DB_ABSENT)
+			return -EIO;
 		if (!r)
-			r = write_outputs(b->db, reg, id);
-	} else {
-		r = update_row(b->db, &reg->info, id);
+			r = update_row(b->db, &reg->info, id);
 	}
 	b->plan[i].id = id;
 	return r;
@@ -282,37 +285,48 @@ static int write_in_savepoint(struct batch *b)
 	return r;
 }
 
-/* `own`: the transaction is this call's alone, and its rollback undoes as much as a savepoint. */
-static int check_and_write(struct batch *b, bool own, struct err *e)
+/* `guarded`: what fails is undone alone. Without, the caller rolls the transaction back. */
+static int check_and_write(struct batch *b, bool guarded, struct err *e)
 {
 	int r = batch_alloc(b);
 
 	if (!r)
 		r = check_batch(b, e);
 	if (!r)
-		r = own ? write_batch(b) : write_in_savepoint(b);
+		r = guarded ? write_in_savepoint(b) : write_batch(b);
 	if (r < 0)
 		return err_errno(e, r, "registering '%s%s'%s", b->db->prefix,
 				 b->n ? b->v[0].info.path.base : "", b->n > 1 ? " and others" : "");
 	return r;
 }
 
-int db_register_many(struct db *db, struct registration *v, size_t n, struct err *e)
+static int register_inside(struct db *db, struct registration *v, size_t n, bool guarded,
+			   struct err *e)
 {
 	_cleanup_(batch_done) struct batch b = { .db = db, .v = v, .n = n };
-	bool own = !db->in_txn;
+
+	if (sqlite3_get_autocommit(db->sql))
+		return err_set(e, -EIO, "the database transaction was ended by an earlier error");
+	return check_and_write(&b, guarded, e);
+}
+
+int db_register_bare(struct db *db, struct registration *v, size_t n, struct err *e)
+{
+	return n ? register_inside(db, v, n, false, e) : 0;
+}
+
+int db_register_many(struct db *db, struct registration *v, size_t n, struct err *e)
+{
 	int r;
 
 	if (!n)
 		return 0;
-	r = own ? db_begin(db) : 0;
+	if (db->in_txn)
+		return register_inside(db, v, n, true, e);
+	r = db_begin(db);
 	if (r)
 		return err_errno(e, r, "beginning a database transaction");
-	if (!own && sqlite3_get_autocommit(db->sql))
-		return err_set(e, -EIO, "the database transaction was ended by an earlier error");
-	r = check_and_write(&b, own, e);
-	if (!own)
-		return r;
+	r = register_inside(db, v, n, false, e);
 	if (r) {
 		db_rollback(db);
 		return r;

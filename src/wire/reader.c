@@ -211,6 +211,7 @@ static int next_chunk(struct wire_framed *f)
 
 	if (f->pulled) {
 		r = f->open ? wire_padding(f->parent, f->chunk) : 0;
+		f->open = false; /* whatever comes now, that padding is read */
 		if (!r)
 			r = f->ask(f, PULL_SIZE);
 		if (r)

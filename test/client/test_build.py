@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import ALICE, BOB, DAEMON, START_ID, PRELUDE, wait_for
+from conftest import ALICE, BOB, DAEMON, START_ID, SUBID_START, PRELUDE, wait_for
 
 
 def test_one_build(daemon):
@@ -60,6 +60,8 @@ def test_uid_is_leased(daemon):
         uid = int(re.search(r"^Uid:\t(\d+)", status, re.M).group(1))
         if daemon.mode == "broker":
             assert START_ID <= uid < START_ID + 8388608
+        elif daemon.mode == "subid":
+            assert SUBID_START <= uid < SUBID_START + 128
         else:
             assert uid == daemon.users[DAEMON].pw_uid
         assert re.search(r"^CapEff:\t0+$", status, re.M) and re.search(r"^CapBnd:\t0+$", status, re.M)
@@ -151,18 +153,34 @@ def test_pass_as_file_and_environment(daemon):
 
 def test_two_clients_one_build(make_daemon):
     """The same derivation asked for twice at the same time is built once; both get the whole log."""
-    daemon = make_daemon("broker")
-    expr = PRELUDE + 'sh "shared" "echo line-one; i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo line-two; echo $$ > $out"'
+    daemon = make_daemon("broker", start=False)
+    gate = daemon.base / "gate"
+    gate.mkdir()
+    daemon.write_conf(f"sandbox-paths = /bin/sh=/bin/busybox /gate={gate}\n")
+    daemon.start()
+    expr = PRELUDE + 'sh "shared" "echo line-one; while ! [ -e /gate/open ]; do :; done; echo line-two; echo $$ > $out"'
     a = daemon.popen("nix-build", "--no-out-link", "-E", expr, user=ALICE)
-    time.sleep(0.3)
+    ta = until(a, "line-one")
     b = daemon.popen("nix-build", "--no-out-link", "-E", expr, user=BOB)
-    ta, tb = a.communicate(timeout=60)[0], b.communicate(timeout=60)[0]
+    tb = until(b, "line-one")
+    (gate / "open").touch()
+    ta, tb = ta + a.communicate(timeout=60)[0], tb + b.communicate(timeout=60)[0]
     assert a.returncode == 0 and b.returncode == 0, ta + tb
     for text in (ta, tb):
         assert "line-one" in text and "line-two" in text, ta + "\n---\n" + tb
     assert daemon.tail().count("-shared.drv") < 6
     log = daemon.run("nix-store", "-l", re.search(r"(/\S+-shared)\s*$", ta).group(1)).stdout
     assert log == "line-one\nline-two\n"
+
+
+def until(client, line):
+    """What the client prints up to `line`."""
+    text = ""
+    for got in client.stdout:
+        text += got
+        if line in got:
+            return text
+    raise AssertionError(text)
 
 
 def test_read_log_and_nix_log(daemon):

@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -181,6 +182,26 @@ static long try_file_work(void)
 	return fprintf(stdout, " ") == 1 && fflush(stdout) == 0 ? 0 : -1;
 }
 
+/* No fd comes in or goes out but over the channel, and the channel stays what it is. */
+static struct msghdr no_message;
+ATTEMPT(try_recv_other, recvmsg(4, &no_message, MSG_DONTWAIT))
+ATTEMPT(try_send_other, sendmsg(4, &no_message, MSG_DONTWAIT))
+ATTEMPT(try_recv_channel, recvmsg(3, &no_message, MSG_DONTWAIT) < 0 && errno == ENOTSOCK ? 0 : -1)
+ATTEMPT(try_close_channel, syscall(SYS_close, 3))
+ATTEMPT(try_close_high, syscall(SYS_close, 0x100000003))
+ATTEMPT(try_close_4, syscall(SYS_close, 4) == 0 || errno == EBADF ? 0 : -1)
+ATTEMPT(try_dup2, dup2(0, 3))
+ATTEMPT(try_dup3, syscall(SYS_dup3, 0, 3, 0))
+ATTEMPT(try_close_range, syscall(SYS_close_range, 3, 3, 0))
+/* A pointer whose lower half is zero is still a pointer. */
+ATTEMPT(try_high_limit, syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, 0x100000000, 0))
+ATTEMPT(try_foreign_limit, syscall(SYS_prlimit64, getppid(), RLIMIT_NOFILE, 0, 0))
+ATTEMPT(try_suid, syscall(SYS_fchmod, 4, 04755))
+ATTEMPT(try_suid_open, syscall(SYS_openat, AT_FDCWD, "/nonexistent/x", O_CREAT | O_WRONLY, 06755))
+ATTEMPT(try_world_writable, syscall(SYS_fchmod, 4, 0666))
+
+enum { SKIP = -2 }; /* says nothing about this process */
+
 struct expectation {
 	const char *what;
 	long (*call)(void);
@@ -189,6 +210,20 @@ struct expectation {
 
 static const struct expectation expectations[] = {
 	{ "file work", try_file_work, FINE, FINE, KILLED },
+	{ "recvmsg elsewhere", try_recv_other, KILLED, KILLED, EBADF },
+	{ "sendmsg elsewhere", try_send_other, KILLED, KILLED, EBADF },
+	{ "recvmsg on the channel", try_recv_channel, FINE, FINE, SKIP },
+	{ "close the channel", try_close_channel, KILLED, KILLED, SKIP },
+	{ "close with high bits", try_close_high, KILLED, KILLED, SKIP },
+	{ "close another", try_close_4, FINE, FINE, SKIP },
+	{ "dup2", try_dup2, KILLED, KILLED, KILLED },
+	{ "dup3", try_dup3, KILLED, KILLED, KILLED },
+	{ "close_range", try_close_range, KILLED, KILLED, KILLED },
+	{ "prlimit high pointer", try_high_limit, KILLED, KILLED, KILLED },
+	{ "prlimit of the parent", try_foreign_limit, KILLED, KILLED, KILLED },
+	{ "chmod setuid", try_suid, KILLED, KILLED, KILLED },
+	{ "open setuid", try_suid_open, KILLED, KILLED, SKIP },
+	{ "chmod 0666", try_world_writable, KILLED, KILLED, KILLED },
 	{ "socket", try_socket, KILLED, KILLED, KILLED },
 	{ "socketpair", try_socketpair, KILLED, KILLED, KILLED },
 	{ "connect", try_connect, KILLED, KILLED, KILLED },
@@ -237,13 +272,22 @@ static const struct expectation expectations[] = {
 #endif
 };
 
+/* fd 3 is the channel, as in the real processes. */
+static void occupy_3(void)
+{
+	if (fcntl(3, F_GETFD) < 0 && dup2(0, 3) < 0)
+		_exit(104);
+}
+
 static void as_session(void)
 {
+	occupy_3();
 	seal_or_exit(CONFINE_SESSION);
 }
 
 static void as_supervisor(void)
 {
+	occupy_3();
 	seal_or_exit(CONFINE_SUPERVISOR);
 }
 
@@ -279,7 +323,7 @@ static void test_profiles(void **state)
 
 		check("session", x->what, outcome(as_session, x->call), x->session);
 		check("supervisor", x->what, outcome(as_supervisor, x->call), x->supervisor);
-		if (getuid() == 0)
+		if (getuid() == 0 && x->ids != SKIP)
 			check("ids", x->what, outcome(as_ids, x->call), x->ids);
 	}
 }

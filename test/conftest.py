@@ -14,8 +14,9 @@ import time
 
 import pytest
 
-REPO = pathlib.Path(__file__).resolve().parents[2]
+REPO = pathlib.Path(__file__).resolve().parents[1]
 START_ID = 872415232
+SUBID_START = 1 << 30
 # System users that the tests own: made when missing, left in place (they hold nothing).
 DAEMON, BROKER, ALICE, BOB = "airplant-test", "airplant-test-ids", "airplant-alice", "airplant-bob"
 
@@ -86,29 +87,46 @@ class Daemon:
         return p
 
     def start(self):
-        d, i = self.users[DAEMON], self.users[BROKER]
-        out = open(self.daemon_log, "ab")
         if self.mode == "broker":
-            locks = self.base / "ids"
-            locks.mkdir(exist_ok=True)
-            os.chown(locks, i.pw_uid, i.pw_gid)
-            rundir = self.base
-            caps = "-all,+setuid,+setgid"
-            os.chown(rundir, i.pw_uid, i.pw_gid)
+            self.start_broker()
+        self.start_core()
+        return self
+
+    def start_broker(self):
+        d, i = self.users[DAEMON], self.users[BROKER]
+        locks, caps = self.base / "ids", "-all,+setuid,+setgid"
+        locks.mkdir(exist_ok=True)
+        os.chown(locks, i.pw_uid, i.pw_gid)
+        os.chown(self.base, i.pw_uid, i.pw_gid)
+        (self.base / "ids.socket").unlink(missing_ok=True)
+        with open(self.daemon_log, "ab") as out:
             self.broker = self.spawn("airplant-ids", [
                 "setpriv", "--reuid", str(i.pw_uid), "--regid", str(i.pw_gid), "--clear-groups",
                 "--inh-caps", caps, "--ambient-caps", caps, "--bounding-set", caps,
                 str(self.bin / "airplant-ids"), "--socket", f"{self.base}/ids.socket",
                 "--daemon-user", DAEMON, "--locks", str(locks)], stdout=out, env={})
-            wait_for(lambda: (self.base / "ids.socket").exists(), self.daemon_log, self.broker)
-            os.chown(rundir, d.pw_uid, d.pw_gid)
+        wait_for(lambda: (self.base / "ids.socket").exists(), self.daemon_log, self.broker)
+        os.chown(self.base, d.pw_uid, d.pw_gid)
+
+    def start_core(self):
+        d = self.users[DAEMON]
         env = self.env(DAEMON)
         env["NIX_REMOTE"] = ""
-        self.core = self.spawn("airplantd", [
-            "setpriv", "--reuid", str(d.pw_uid), "--regid", str(d.pw_gid), "--clear-groups",
-            "--inh-caps=-all", str(self.bin / "airplantd")], stdout=out, env=env)
+        argv = ["setpriv", "--reuid", str(d.pw_uid), "--regid", str(d.pw_gid), "--clear-groups",
+                "--inh-caps=-all", str(self.bin / "airplantd")]
+        if self.mode == "subid":
+            argv = self.with_grant(argv)
+        with open(self.daemon_log, "ab") as out:
+            self.core = self.spawn("airplantd", argv, stdout=out, env=env)
         wait_for(self.answers, self.daemon_log, self.core)
-        return self
+
+    def with_grant(self, argv):
+        """The daemon alone sees /etc/subuid and /etc/subgid with a grant: the machine's stay as they are."""
+        binds = ""
+        for name in ("subuid", "subgid"):
+            (self.etc / name).write_text(f"{DAEMON}:{SUBID_START}:{128}\n")
+            binds += f"{{ [ -e /etc/{name} ] || touch /etc/{name}; }} && mount --bind {self.etc}/{name} /etc/{name} && "
+        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", binds + 'exec "$@"', "sh", *argv]
 
     def answers(self):
         with socket.socket(socket.AF_UNIX) as s:
@@ -198,7 +216,7 @@ def wait_for(predicate, log, proc=None, seconds=20):
     raise AssertionError("did not come up:\n" + pathlib.Path(log).read_text(errors="replace")[-4000:])
 
 
-MODES = ["broker", "single"]
+MODES = ["broker", "subid", "single"]
 
 
 @pytest.fixture(scope="session")
@@ -219,6 +237,8 @@ def make_daemon(binaries, users):
     made = []
 
     def make(mode="broker", conf="", start=True):
+        if mode == "subid" and not shutil.which("newuidmap"):
+            pytest.skip("newuidmap is not installed (package uidmap)")
         base = tempfile.mkdtemp(prefix="airplant-", dir="/tmp")
         d = Daemon(base, binaries, users, mode, conf)
         made.append(d)

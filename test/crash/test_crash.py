@@ -1,0 +1,170 @@
+"""Every process is killed at random moments while clients add and build.
+
+After each round the daemon starts again, the stock implementation finds nothing wrong with the store,
+no builder has survived, nothing is left in the spool, and every slot is free.
+"""
+import fcntl
+import os
+import pathlib
+import pwd
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from conftest import ALICE, BOB, DAEMON, PRELUDE, wait_for
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "boundary"))
+from worker import Closed, Refused, Worker, nar, source_ca, source_path  # noqa: E402
+
+
+class Load:
+    """Clients that add and build as fast as they can, whatever happens to the daemon."""
+
+    def __init__(self, daemon, seed):
+        self.daemon, self.end, self.done = daemon, threading.Event(), []
+        self.threads = [threading.Thread(target=f, args=(seed * 100 + i,)) for i, f in
+                        enumerate((self.adds, self.adds, self.copies, self.builds, self.builds))]
+        for t in self.threads:
+            t.start()
+
+    def stop(self):
+        self.end.set()
+        for t in self.threads:
+            t.join(60)
+            assert not t.is_alive(), "a client hangs"
+
+    def worker(self, f):
+        while not self.end.is_set():
+            try:
+                with Worker(self.daemon.socket, timeout=20) as w:
+                    while not self.end.is_set():
+                        f(w)
+            except (Closed, Refused, OSError) as e:
+                assert not isinstance(e, TimeoutError), "a client waits for nothing"
+                time.sleep(0.01)
+
+    def adds(self, seed):
+        r, i = random.Random(seed), 0
+
+        def add(w):
+            nonlocal i
+            i += 1
+            text = w.add_text(f"text-{seed}-{i}", r.randbytes(r.randrange(3000)))
+            dump = nar({"a": r.randbytes(r.randrange(100000)), "b": {"c": "link", "d": (b"x",)}, "e": text})
+            self.done.append(w.add(f"tree-{seed}-{i}", "fixed:r:sha256", dump, [text])[0])
+        self.worker(add)
+
+    def copies(self, seed):
+        r, i = random.Random(seed), 0
+
+        def add(w):
+            nonlocal i
+            dumps = [nar({"n": r.randbytes(r.randrange(50000))}) for _ in range(10)]
+            i += 1
+            paths = [source_path(str(self.daemon.store), f"copy-{seed}-{i}", d) for d in dumps]
+            w.add_multiple([(p, d, {"ca": source_ca(d)}) for p, d in zip(paths, dumps)])
+            self.done += paths
+        self.worker(add)
+
+    def builds(self, seed):
+        i = 0
+        while not self.end.is_set():
+            i += 1
+            r = self.daemon.nix_build(f'''
+                let a = sh "a-{seed}-{i}" "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo a > $out"; in
+                shWith {{ name = "b-{seed}-{i}"; outputs = [ "out" "dev" ]; }}
+                       "echo ${{a}} > $out; echo $out > $dev; echo log"''', check=False, user=(ALICE, BOB)[seed % 2])
+            if r.returncode == 0:
+                self.done.append(r.stdout.strip().splitlines()[0])
+            else:
+                time.sleep(0.02)
+
+
+def named(daemon, *names):
+    return [pid for pid, name in daemon.children().items() if name in names]
+
+
+def start_of(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[19]
+    except OSError:
+        return None
+
+
+def kill(daemon, victim, r):
+    """SIGKILL for one process. When the core dies, everything below it must."""
+    if victim == "airplant-ids":
+        daemon.broker.kill()
+        daemon.broker.wait()
+        daemon.start_broker()
+    elif victim == "airplantd":
+        os.kill(daemon.core.pid, signal.SIGSTOP)
+        below = {pid: start_of(pid) for pid in daemon.children() if pid not in (daemon.core.pid, daemon.broker.pid)}
+        daemon.core.kill()
+        daemon.core.wait()
+        wait_for(lambda: not [p for p, t in below.items() if t and start_of(p) == t], daemon.daemon_log, seconds=10)
+        daemon.start_core()
+    else:
+        names = {"builder": ("sh", "busybox")}.get(victim, (victim,))
+        found = named(daemon, *names)
+        if found:
+            try:
+                os.kill(r.choice(found), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def stock_verifies(daemon):
+    pw = pwd.getpwnam(DAEMON)
+    r = subprocess.run(["setpriv", "--reuid", str(pw.pw_uid), "--regid", str(pw.pw_gid), "--clear-groups",
+                        "nix-store", "--verify", "--check-contents"],
+                       env=daemon.env(DAEMON) | {"NIX_REMOTE": "", "HOME": "/nonexistent"}, capture_output=True, text=True)
+    complaints = [line for line in r.stderr.splitlines()
+                  if re.search(r"warning|error|modified|disappeared|not valid|does not exist|missing", line)]
+    assert r.returncode == 0 and not complaints, r.stderr[-3000:]
+
+
+def assert_clean(daemon, done):
+    daemon.stop()
+    stock_verifies(daemon)
+    daemon.start()
+    spool = daemon.state / "airplant/spool"
+
+    def left():
+        return [os.path.join(d, f) for d, _, files in os.walk(spool) for f in files] + \
+               [d for d in os.listdir(spool) if d.startswith("b-")]
+    wait_for(lambda: not left(), daemon.daemon_log)
+    for lock in (daemon.base / "ids").iterdir():
+        with open(lock) as f:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free
+    # What was answered to a client is there.
+    with Worker(daemon.socket) as w:
+        missing = [p for p in done if not w.valid(p)]
+        assert not missing, missing[:3]
+    again = daemon.nix_build('sh "after" "echo after > $out"').stdout.strip()
+    assert open(again).read() == "after\n"
+
+
+VICTIMS = ("airplantd", "airplant-sessio", "airplant-build", "builder", "airplant-ids")
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("AIRPLANT_CRASH_ROUNDS", "3"))))
+def test_random_kills(make_daemon, seed):
+    r = random.Random(seed)
+    daemon = make_daemon("broker", "max-jobs = 4\n")
+    load = Load(daemon, seed)
+    try:
+        for victim in r.sample(VICTIMS * 2, 10):
+            time.sleep(r.random() * 0.2)
+            kill(daemon, victim, r)
+            assert daemon.core.poll() is None, daemon.tail()
+    finally:
+        load.stop()
+    assert len(load.done) > 20, "too little happened to mean anything"
+    assert_clean(daemon, load.done)
