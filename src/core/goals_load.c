@@ -1,8 +1,8 @@
 /* See goals_int.h: from the .drv in the store to a goal that knows what to build. */
 #include <errno.h>
 
-#include "base/fd.h"
 #include "core/goals_int.h"
+#include "core/place.h"
 
 static int need_feature(const struct goal *g, const char *feature, const char *what, struct err *e)
 {
@@ -31,14 +31,14 @@ static int check_kind(const struct goal *g, struct err *e)
 
 int goal_load(struct goal *g, struct err *e)
 {
-	const struct core *core = g->goals->core;
+	struct core *core = g->goals->core;
 	_cleanup_free_ char *text = NULL;
 	size_t len = 0;
 	int r;
 
-	r = read_file_at(core->store_fd, g->drv_path.base, DRV_MAX, &text, &len);
-	if (r < 0)
-		return err_errno(e, r, "reading '%s/%s'", core->store_dir, g->drv_path.base);
+	r = place_read_drv(core, &g->drv_path, &text, &len, e);
+	if (r)
+		return r < 0 ? r : MISC_FAILURE;
 	r = drv_parse(core->store_dir, &g->drv_path, text, len, &g->arena, &g->drv, e);
 	if (r == 0)
 		r = check_kind(g, e);

@@ -37,6 +37,10 @@ void place_objects(struct place *p, const struct staged *v, size_t n, place_done
 /* The same for objects that did not come from a build of this daemon. `flags`: enum place_flags. */
 void place_objects_from(struct place *p, const struct staged *v, size_t n, unsigned int flags,
 			place_done done, void *ctx);
+/* The text of a valid .drv, compared with its hash in the database: heap. DB_ABSENT when it is not
+ * valid, DRV_BAD when it was changed since. */
+int place_read_drv(struct core *core, const struct store_path *path, char **ret, size_t *ret_len,
+		   struct err *e);
 /* Commits what waits, now (a build start needs its inputs on record). */
 void place_flush(struct place *p);
 /* The parsed hash modulo of a valid .drv, from the cache or the store. */

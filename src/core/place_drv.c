@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "core/core.h"
 #include "core/place_batch.h"
+#include "nar/nar.h"
 
 enum { DRV_ARENA = 8 * DRV_MAX /* a parsed .drv is a few times its text */ };
 
@@ -47,6 +48,45 @@ static int read_regular(int dirfd, const char *name, char **ret, size_t *ret_len
 	return 0;
 }
 
+/* Whether a file with these contents has the NAR hash that the database recorded. */
+static bool text_has_hash(const char *text, size_t len, const uint8_t nar_hash[32])
+{
+	_cleanup_buf_ struct buf b = BUF_INIT(2 * (size_t)DRV_MAX);
+	uint8_t digest[32];
+
+	if (nar_put_begin(&b) < 0 || nar_put_file_begin(&b, false, len) < 0 ||
+	    buf_append(&b, text, len) < 0 || nar_put_file_end(&b, len) < 0)
+		return false;
+	sha256(b.data, b.len, digest);
+	return memcmp(digest, nar_hash, sizeof(digest)) == 0;
+}
+
+/* Whoever staged a file may still have it open: what lies in the store is believed only as far as
+ * the hash in the database goes, or a session that its client has taken over could rewrite a
+ * derivation after it was checked, and another user would build it. */
+int place_read_drv(struct core *core, const struct store_path *path, char **ret, size_t *ret_len,
+		   struct err *e)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 24);
+	_cleanup_free_ char *text = NULL;
+	struct path_info info;
+	int r = db_path_info(core->db, path, &a, &info);
+
+	if (r == DB_ABSENT)
+		return err_set(e, r, "path '%s/%s' is not valid", core->store_dir, path->base);
+	if (r < 0)
+		return err_errno(e, r, "reading the database for '%s/%s'", core->store_dir,
+				 path->base);
+	r = read_regular(core->store_fd, path->base, &text, ret_len);
+	if (r < 0)
+		return err_errno(e, r, "reading derivation '%s/%s'", core->store_dir, path->base);
+	if (!text_has_hash(text, *ret_len, info.nar_hash))
+		return err_set(e, DRV_BAD, "path '%s/%s' was modified! It is not what the database says",
+			       core->store_dir, path->base);
+	*ret = TAKE_PTR(text);
+	return 0;
+}
+
 /* From what is staged in this call, else from the store when valid or about to be. */
 static int read_drv(struct place *p, const struct store_path *path, char **ret, size_t *ret_len,
 		    struct err *e)
@@ -55,12 +95,8 @@ static int read_drv(struct place *p, const struct store_path *path, char **ret, 
 	struct core *core = p->core;
 	int r;
 
-	if (!s && !smap_has(&p->pending, path->base)) {
-		r = db_path_valid(core->db, path);
-		if (r != 0)
-			return err_set(e, r, "path '%s/%s' is not valid", core->store_dir,
-				       path->base);
-	}
+	if (!s && !smap_has(&p->pending, path->base))
+		return place_read_drv(core, path, ret, ret_len, e);
 	r = s ? read_regular(s->dirfd, s->name, ret, ret_len)
 	      : read_regular(core->store_fd, path->base, ret, ret_len);
 	if (r < 0)
@@ -287,6 +323,9 @@ int place_check_drv(struct place *p, const struct staged *s, struct arena *a,
 	r = check_text(p, &reg->info, text, len, e);
 	if (r != 0)
 		return r;
+	if (!text_has_hash(text, len, reg->info.nar_hash))
+		return err_set(e, DRV_BAD, "hash mismatch importing path '%s/%s'", store_dir,
+			       reg->info.path.base);
 	r = drv_parse(store_dir, &reg->info.path, text, len, &scratch, &d, e);
 	if (r != 0)
 		return r;
