@@ -246,7 +246,7 @@ static int passed_fd(void)
 		size_t len = strcspn(names, ":");
 
 		if ((len == 17 && !memcmp(names, "nix-daemon.socket", len)) ||
-		    (len == 16 && !memcmp(names, "airplantd.socket", len)))
+		    (len == 15 && !memcmp(names, "airplant.socket", len)))
 			return FIRST_PASSED_FD + (int)i;
 		names += len + (names[len] == ':');
 	}

@@ -81,7 +81,8 @@ int place_read_drv(struct core *core, const struct store_path *path, char **ret,
 	if (r < 0)
 		return err_errno(e, r, "reading derivation '%s/%s'", core->store_dir, path->base);
 	if (!text_has_hash(text, *ret_len, info.nar_hash))
-		return err_set(e, DRV_BAD, "path '%s/%s' was modified! It is not what the database says",
+		return err_set(e, DRV_BAD,
+			       "path '%s/%s' was modified! It is not what the database says",
 			       core->store_dir, path->base);
 	*ret = TAKE_PTR(text);
 	return 0;

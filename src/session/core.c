@@ -154,7 +154,8 @@ static void settle_failure(struct session *s, struct pending *p)
 		s->batch_error = p->error ? TAKE_PTR(p->error) : strdup("out of memory");
 }
 
-/* A path that was valid already is the client's to use once it is a root, if it lived until then. */
+/* A path that was valid already is the client's to use once it is a root, if it lived until then.
+ */
 static int settle_existing(struct session *s, const struct pending *p)
 {
 	_cleanup_err_ struct err e = {};

@@ -51,8 +51,8 @@ static int compute_path(struct session *s, struct add *a, struct err *e)
 static int answer_later(struct session *s, const struct add *a, const struct wire_info *info,
 			struct pending *p)
 {
-	p->reply = (struct wire_out){ .b = BUF_INIT(SIZE_MAX / 2),
-				      .store_dir = s->client.store_dir };
+	p->reply =
+		(struct wire_out){ .b = BUF_INIT(SIZE_MAX / 2), .store_dir = s->client.store_dir };
 	put_answer(&p->reply, a, info);
 	p->path = strdup(info->path.base);
 	int r = p->reply.rc;

@@ -14,7 +14,12 @@
 #include "base/buf.h"
 #include "base/fd.h"
 
-enum { BUSY_TIMEOUT_MSEC = 3 * 1000, LOCK_TRIES = 600, RECOVERY_TRIES = 2000, LOCK_WAIT_MSEC = 100 };
+enum {
+	BUSY_TIMEOUT_MSEC = 3 * 1000,
+	LOCK_TRIES = 600,
+	RECOVERY_TRIES = 2000,
+	LOCK_WAIT_MSEC = 100
+};
 
 static const char *const texts[DB_N_STMTS] = {
 	[Q_INFO] = "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca "
@@ -42,8 +47,9 @@ static const char *const texts[DB_N_STMTS] = {
 	[T_SAVEPOINT] = "savepoint registration",
 	[T_RELEASE] = "release registration",
 	[T_UNDO] = "rollback to registration",
-	[W_REGISTER] = "insert or ignore into ValidPaths (path, hash, registrationTime, deriver, narSize, "
-		       "ultimate, sigs, ca) values (?, ?, ?, ?, ?, ?, ?, ?)",
+	[W_REGISTER] =
+		"insert or ignore into ValidPaths (path, hash, registrationTime, deriver, narSize, "
+		"ultimate, sigs, ca) values (?, ?, ?, ?, ?, ?, ?, ?)",
 	[W_UPDATE] = "update ValidPaths set narSize = ?, hash = ?, ultimate = ?, sigs = ?, ca = ? "
 		     "where id = ?",
 	[W_ADD_REF] = "insert or ignore into Refs (referrer, reference) values (?, ?)",
@@ -113,7 +119,7 @@ int db_step(sqlite3_stmt *st)
 	/* A reader that meets the writer in the middle of an update of -shm may not mend it, and
 	 * need not: the writer is done in a moment. Nothing was read yet, so it can be repeated. */
 	for (int i = 0; rc == SQLITE_READONLY_RECOVERY && i < RECOVERY_TRIES; i++) {
-		(void)sqlite3_reset(st); /* repeats the error of the step */
+		(void)sqlite3_reset(st);       /* repeats the error of the step */
 		(void)nanosleep(&pause, NULL); /* shorter is fine */
 		rc = sqlite3_step(st);
 	}
