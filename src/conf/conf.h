@@ -17,6 +17,7 @@ enum ids_setting { IDS_AUTO, IDS_USE_BROKER, IDS_USE_SUBID, IDS_USE_SINGLE };
 struct settings {
 	struct strv allowed_users, trusted_users;
 	char *build_users_group;
+	bool max_jobs_set; /* the administrator gave a number: no client may ask for more */
 	uint64_t max_jobs; /* UINT64_MAX means "auto", resolved to the number of processors */
 	uint64_t cores;
 	uint64_t sandbox; /* enum sandbox_mode */

@@ -285,6 +285,8 @@ static int apply_line(struct loader *l, const struct line *line, struct err *e)
 	if (!row)
 		return warn_unknown(l, line->name);
 	r = conf_assign(l->s, row, line->value, append, &l->notice, e);
+	if (r == 0 && !strcmp(row->name, "max-jobs"))
+		l->s->max_jobs_set = true;
 	if (r)
 		(void)err_prefix(e, "%s:%u: ", line->file, line->number); /* r already says it */
 	return r;

@@ -1,7 +1,8 @@
 /* See goals_int.h: which build starts when a slot is free.
  *
- * The cap is machine-wide: the daemon's max-jobs, or more while a client asks for more (-j), up to
- * twice the processors and at least RAISE_LEAST. A waiting goal stands in the queue of one request,
+ * The cap is machine-wide: max-jobs where the administrator set it. Where he did not, the default
+ * of 1, or more while a client asks for more (-j), up to twice the processors and at least
+ * RAISE_LEAST. A waiting goal stands in the queue of one request,
  * its payer, whose own max-jobs bounds what it pays for at a time. A free slot goes to the user
  * with the fewest running builds; among equals, to the one whose last turn is longest ago; and
  * inside a user likewise to his requests. The cost is linear in the requests that are there, not in
@@ -16,7 +17,8 @@ void slots_recount(struct goals *g)
 
 	if (most < RAISE_LEAST)
 		most = RAISE_LEAST;
-	for (const struct request *r = g->requests; r; r = r->next) {
+	for (const struct request *r = g->core->settings.max_jobs_set ? NULL : g->requests; r;
+	     r = r->next) {
 		uint64_t wish = r->settings.max_jobs < most ? r->settings.max_jobs : most;
 
 		if (!r->dead && wish > cap)

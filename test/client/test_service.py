@@ -3,6 +3,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 
 from conftest import ALICE, BOB, DAEMON, wait_for
 
@@ -78,6 +79,27 @@ def test_broken_settings_say_where(make_daemon):
     p = spawn_as_daemon(daemon, [daemon.bin / "airplantd"], env=daemon.env(DAEMON))
     assert p.wait(10) == 1
     assert "max-jobs" in daemon.tail() and "nix.conf" in daemon.tail()
+
+
+def running_builders(daemon):
+    return sum(n in ("sh", "busybox") for n in daemon.children().values())
+
+
+def test_max_jobs_is_for_the_machine(make_daemon):
+    """Two clients, each asking for four at a time, get what the administrator set, together."""
+    daemon = make_daemon("broker", "max-jobs = 2\n")
+    expr = "map (n: derivation { name = \"%s-${toString n}\"; system = builtins.currentSystem; builder = \"/bin/sh\"; " \
+           "args = [ \"-c\" \"while :; do :; done\" ]; }) [ 1 2 3 4 ]"
+    clients = [daemon.popen("nix-build", "--no-out-link", "-j4", "-E", expr % user, user=user) for user in (ALICE, BOB)]
+    try:
+        wait_for(lambda: running_builders(daemon) == 2, daemon.daemon_log)
+        for _ in range(10):
+            time.sleep(0.05)
+            assert running_builders(daemon) <= 2
+    finally:
+        for client in clients:
+            client.terminate()
+            client.wait()
 
 
 def test_sigterm_during_a_build(make_daemon):
