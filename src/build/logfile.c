@@ -12,8 +12,8 @@
 enum {
 	LINE_MAX_BYTES = 16 * 1024,
 	TAIL_MAX_LINES = 10000,
-	/* Logs up to this size fit one block of bzip2's level 1. They are compressed at the end, with
-	 * that level: the result is the same size as level 9's, for a tenth of the memory. */
+	/* Logs up to this size fit one block of bzip2's level 1. They are compressed at the end,
+	 * with that level: the result is the same size as level 9's, for a tenth of the memory. */
 	HELD_MAX = 90 * 1000,
 };
 

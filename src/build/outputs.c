@@ -71,6 +71,16 @@ static int tree_result(int r, const struct work *w, const struct build_output *o
 {
 	if (r == 0)
 		return 0;
+	/* Upstream lets them pass; here each output is moved and measured alone. */
+	if (r > 0 && w->b->s.outputs.n > 1 && strstr(err_msg(e), "has hard links outside")) {
+		_cleanup_free_ char *text = strdup(err_msg(e));
+
+		if (text)
+			(void)err_set(e, r,
+				      "%s (hard links between two outputs of one derivation "
+				      "are refused as well)",
+				      text);
+	}
 	err_prefix(e, "output '%s' of '%s/%s'", o->name, w->b->s.store_dir, w->b->s.drv);
 	return r > 0 ? REJECTED : r;
 }
@@ -309,11 +319,12 @@ static int check_fixed(struct work *w, char **ret_real, struct err *e)
 	if (!w->made[0].ca)
 		return out_of_memory(e);
 	if (refs->n && !(b->s.fixed_recursive && ca.hash.algo == HASH_SHA256))
-		return err_set(e, REJECTED,
-			       "fixed output derivation '%s' is not allowed to refer to other store "
-			       "paths.\nYou may need to use the 'unsafeDiscardReferences' derivation "
-			       "attribute, see the manual for more details.",
-			       b->s.drv_name);
+		return err_set(
+			e, REJECTED,
+			"fixed output derivation '%s' is not allowed to refer to other store "
+			"paths.\nYou may need to use the 'unsafeDiscardReferences' derivation "
+			"attribute, see the manual for more details.",
+			b->s.drv_name);
 	if (!hash_equal(&want, &ca.hash)) {
 		if (refs->n == 0) {
 			r = keep_under_real_path(w, o, &ca, ret_real, e);

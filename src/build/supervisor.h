@@ -41,7 +41,7 @@ struct build {
 	int status_fd;	     /* from the child: empty, 'S' once set up, or a sentence */
 	int pidfd;
 	pid_t pid;
-	int top; /* the scratch directory */
+	int top;	/* the scratch directory */
 	bool warm;	/* started before its build was known: see ns_warm() */
 	int warm_error; /* -errno of that, told with the build's end */
 	/* Held so that neither is taken down while somebody waits for the build: its mounts, and

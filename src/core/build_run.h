@@ -20,7 +20,7 @@ struct build_job {
 struct build_outcome {
 	uint64_t status;   /* enum build_status */
 	const char *error; /* "" when all went well */
-	bool ran; /* the builder was started, as host_uid */
+	bool ran;	   /* the builder was started, as host_uid */
 	uid_t host_uid;
 	bool cpu_known;
 	uint64_t cpu_user_usec, cpu_system_usec, peak_rss_bytes;

@@ -1,8 +1,8 @@
 /* The goal graph of the whole machine: one goal per derivation, however many clients ask.
  *
  * A request names targets; each target is a goal that others may share. A goal nobody waits for
- * any more is dropped, and its build ended. Slots (max-jobs) are machine-wide; a request's own lower
- * max-jobs holds for the builds that only it waits for. */
+ * any more is dropped, and its build ended. Slots (max-jobs) are machine-wide; a request's own
+ * lower max-jobs holds for the builds that only it waits for. */
 #pragma once
 
 #include "base/err.h"
@@ -30,8 +30,8 @@ void goals_free(struct goals *g);
  * shares slots fairly between users. Events may come before this returns. 0, or an error that the
  * client sees (then no event comes). */
 int request_new(struct goals *g, const struct session_build *b, const struct settings *settings,
-		uid_t owner_uid, const struct request_events *events, void *ctx, struct request **ret,
-		struct err *e);
+		uid_t owner_uid, const struct request_events *events, void *ctx,
+		struct request **ret, struct err *e);
 /* Nobody waits any more. No event comes afterwards. */
 void request_cancel(struct request *r);
 /* Ends all builds (daemon shutdown). */

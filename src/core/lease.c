@@ -296,7 +296,8 @@ static int subid_take(struct lease *l, uint32_t *ret_slot, int *ret_fd, struct e
 
 			if (r < 0)
 				return r;
-			fd = openat(l->locks, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+			fd = openat(l->locks, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC,
+				    0600);
 		}
 		if (fd < 0)
 			return err_errno(e, -errno, "opening the lock of id slot %u", slot);

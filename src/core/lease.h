@@ -17,6 +17,7 @@ enum build_ids_mode lease_mode(const struct lease *l);
 
 enum { LEASE_BUSY = 1 };
 /* Maps ids into the namespace of the process behind `pidfd` (pid `pid`), which waits. Gives the
- * locked slot (fd, -1 for single: then the process maps itself). LEASE_BUSY: no slot is free now. */
+ * locked slot (fd, -1 for single: then the process maps itself). LEASE_BUSY: no slot is free now.
+ */
 int lease_map(struct lease *l, int pidfd, pid_t pid, struct build_ids *ret_ids, int *ret_fd,
 	      struct err *e);

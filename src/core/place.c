@@ -140,7 +140,7 @@ static int check_all(struct place *p, struct batch *b, const struct staged *v, s
 		r = db_path_valid(p->core->db, &v[i].info.path);
 		if (r < 0)
 			return err_errno(&b->err, r, "querying the database");
-		if (r == 0 && !(flags & PLACE_REPAIR)) {
+		if (r == 0) {
 			r = copy_sigs(b, &v[i].info);
 			if (r < 0)
 				return err_set(&b->err, r, "out of memory");

@@ -118,12 +118,14 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 	unsigned int flags = PLACE_FOREIGN;
 	struct err no_repair = {
 		.code = EPERM,
-		.msg = (char *)"repairing is not allowed because you are not in 'trusted-users'",
+		.msg = (char *)(trusted ? "Airplant does not replace the contents of valid paths"
+					: "repairing is not allowed because you are not in "
+					  "'trusted-users'"),
 	};
 	struct adding *ad;
 	struct staged *v;
 
-	if (add->repair && !trusted) {
+	if (add->repair) {
 		done(s, m->id, &no_repair);
 		return;
 	}
@@ -148,8 +150,6 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 	}
 	if (!(trusted && add->dont_check_sigs))
 		flags |= PLACE_CHECK_SIGS;
-	if (add->repair)
-		flags |= PLACE_REPAIR;
 	*ad = (struct adding){ .s = s, .id = m->id };
 	session_ref(s);
 	place_objects_from(s->all->core->place, v, add->objects.n, flags, added, ad);

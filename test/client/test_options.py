@@ -190,7 +190,7 @@ def test_out_links_and_indirect_roots(one):
     auto = one.state / "gcroots/auto"
     assert [os.readlink(auto / f) for f in os.listdir(auto)] == [str(home / "result")]
     roots = one.run("nix-store", "--gc", "--print-roots", user="root").stdout
-    assert f"{home}/result -> {out}" in roots
+    assert f"{home}/result -> {out}" in roots.replace('"', "")  # later clients quote
     censored = one.run("nix-store", "--gc", "--print-roots", user=BOB).stdout
     assert str(home) not in censored
     # The link is deleted: so is the root.
@@ -246,8 +246,12 @@ def test_settings_of_anybody(one, name, value):
 @pytest.mark.parametrize("name,value", RESTRICTED)
 def test_settings_of_trusted_users(one, name, value):
     r = one.nix_build(f'sh "s-{name}" "echo > $out"', args=["--option", name, value])
-    if "unknown setting" in r.stderr:
-        pytest.skip("this client does not know the setting")
+    if "unknown setting" in r.stderr or "experimental feature" in r.stderr:
+        pytest.skip("this client does not send the setting")
+    if name in ("trusted-users", "allowed-users") and "warning" not in r.stderr:
+        version = subprocess.run(["nix", "--version"], capture_output=True, text=True).stdout
+        assert " 2.8" not in version
+        pytest.skip("later clients do not send the setting: it is the daemon's own")
     # Clients send extra-X as X, with what they had before.
     assert f"'{name.removeprefix('extra-')}'" in r.stderr.replace("'extra-", "'") and "restricted setting" in r.stderr
 
