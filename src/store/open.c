@@ -236,6 +236,14 @@ static int setup_writer(struct db *db, bool sync_metadata)
 	return rc;
 }
 
+/* The cache grows with use alone, and a session that falls idle closes the database. What has left
+ * the log is read through a mapping: the page cache's own memory, once for all sessions. */
+static int setup_reader(struct db *db)
+{
+	return sqlite3_exec(db->sql, "pragma cache_size = -8192; pragma mmap_size = 1073741824",
+			    NULL, NULL, NULL);
+}
+
 /* Statements that name every table: a file that is no store database fails here, not later. */
 static int check_tables(struct db *db)
 {
@@ -265,8 +273,8 @@ static int connect_db(struct db *db, const char *db_dir, bool sync_metadata, boo
 		rc = connection_limits(db->sql);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_exec(db->sql, "pragma temp_store = memory", NULL, NULL, NULL);
-	if (rc == SQLITE_OK && db->mode == DB_WRITE)
-		rc = setup_writer(db, sync_metadata);
+	if (rc == SQLITE_OK)
+		rc = db->mode == DB_WRITE ? setup_writer(db, sync_metadata) : setup_reader(db);
 	if (rc == SQLITE_OK && db->mode == DB_WRITE) {
 		r = create ? db_schema_create(db->sql) : 0;
 		if (r)

@@ -123,7 +123,7 @@ static void test_rm_tree(void **state)
 	fd = openat(top, "outside/canary", O_CREAT | O_WRONLY, 0644);
 	close(fd);
 	fd = openat(top, "tree", O_RDONLY | O_DIRECTORY);
-	for (int i = 0; i < 3000; i++) {
+	for (int i = 0; i < 1500; i++) {
 		int next;
 
 		assert_int_equal(mkdirat(fd, "deep", 0755), 0);

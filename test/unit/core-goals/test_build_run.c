@@ -429,7 +429,7 @@ int main(int argc, char **argv)
 	};
 
 	if (argc > 0 && !strcmp(argv[0], "airplant-build"))
-		return play();
+		_exit(play()); /* what it did not free is no leak of the test */
 	log_setup("test", LOG_LEVEL_ERROR);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
