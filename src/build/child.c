@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -192,13 +193,19 @@ static int set_stdio(struct build *b, struct err *e)
 		return err_errno(e, -errno, "cannot open '/dev/null'");
 	if (dup2(null, 0) < 0 || dup2(b->slave, 1) < 0 || dup2(b->slave, 2) < 0)
 		return err_errno(e, -errno, "connecting standard input and output");
-	/* The way back to the supervisor is the only other fd that is left. */
+	/* The way back to the supervisor and the lease are the only other fds that are left: while
+	 * this process has the slot's id and nobody else watches it, the slot is not free. */
 	if (b->status_fd != 3) {
 		if (dup3(b->status_fd, 3, O_CLOEXEC) < 0)
 			return err_errno(e, -errno, "keeping the way back to the supervisor");
 		b->status_fd = 3;
 	}
-	if (syscall(SYS_close_range, 4U, ~0U, 0U) < 0)
+	if (b->lease_fd >= 0 && b->lease_fd != 4) {
+		if (dup3(b->lease_fd, 4, O_CLOEXEC) < 0)
+			return err_errno(e, -errno, "keeping the lease of the build's ids");
+		b->lease_fd = 4;
+	}
+	if (syscall(SYS_close_range, b->lease_fd >= 0 ? 5U : 4U, ~0U, 0U) < 0)
 		return err_errno(e, -errno, "closing all other file descriptors");
 	return 0;
 }
@@ -297,7 +304,8 @@ static int prepare(struct build *b, struct err *e)
 		return r;
 	set_personality(b);
 	/* Cleared by the change of ids above. A supervisor that died meanwhile is noticed by the
-	 * caller, when the way back is gone. */
+	 * caller, when the way back is gone. A builder may clear it again: then the core, which has
+	 * its pidfd, ends it. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
 		return err_errno(e, -errno, "setting death signal");
 	r = give_up_privileges(b, e);
@@ -335,6 +343,17 @@ fail:
 	_exit(1);
 }
 
+static bool may_go(int fd)
+{
+	char c = 0;
+	ssize_t n;
+
+	do
+		n = read(fd, &c, 1);
+	while (n < 0 && errno == EINTR);
+	return n == 1 && c == 'G';
+}
+
 static _noreturn_ void child_main(struct build *b)
 {
 	struct err e = { 0 };
@@ -346,15 +365,18 @@ static _noreturn_ void child_main(struct build *b)
 				 strlen(text)); /* or it is gone, and we are too */
 		_exit(1);
 	}
-	/* Fails with EPIPE when the supervisor died before the death signal was set. */
-	if (write_full(b->status_fd, "S", 1) < 0)
+	/* Fails when the supervisor died before the death signal was set, or dies before the core
+	 * knows this process. */
+	if (write_full(b->status_fd, "S", 1) < 0 || !may_go(b->status_fd))
 		_exit(1);
+	close_fdp(&b->status_fd);
+	close_fdp(&b->lease_fd);
 	run_builder(b);
 }
 
 int child_start(struct build *b, struct err *e)
 {
-	int pipefd[2], pidfd = -1;
+	int pair[2], pidfd = -1;
 	struct clone_args args = {
 		.flags = CLONE_PIDFD | CLONE_NEWPID | CLONE_NEWNS,
 		.pidfd = (uint64_t)(uintptr_t)&pidfd,
@@ -365,20 +387,20 @@ int child_start(struct build *b, struct err *e)
 	if (b->s.sandbox == SANDBOX_ON && !b->warm)
 		args.flags |= CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
 			      (b->s.fixed ? 0 : CLONE_NEWNET);
-	if (pipe2(pipefd, O_CLOEXEC) < 0)
-		return err_errno(e, -errno, "creating a pipe");
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_errno(e, -errno, "creating a socket pair");
 	pid = syscall(SYS_clone3, &args, sizeof(args));
 	if (pid == 0) {
-		close(pipefd[0]);
-		b->status_fd = pipefd[1];
+		close(pair[0]);
+		b->status_fd = pair[1];
 		child_main(b);
 	}
-	close(pipefd[1]);
+	close(pair[1]);
 	if (pid < 0) {
-		close(pipefd[0]);
+		close(pair[0]);
 		return err_errno(e, -errno, "creating the builder's namespaces");
 	}
-	b->status_fd = pipefd[0];
+	b->status_fd = pair[0];
 	b->pid = (pid_t)pid;
 	b->pidfd = pidfd;
 	close_fdp(&b->slave);

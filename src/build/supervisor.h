@@ -38,7 +38,7 @@ struct build {
 	int log_fd, zlog_fd; /* -1 when there is none */
 	int lease_fd;	     /* held open until the end: the slot is ours as long as it is */
 	int master, slave;   /* the builder's terminal */
-	int status_fd;	     /* from the child: empty, 'S' once set up, or a sentence */
+	int status_fd;	     /* a socket: the child's "S" once set up, or a sentence; our "G" */
 	int pidfd;
 	pid_t pid;
 	int top;	/* the scratch directory */
@@ -86,6 +86,8 @@ int host_enter(struct build *b, struct err *e);
 void watch_run(struct build *b, struct build_end *end);
 /* Waits for BUILD_RELEASE, BUILD_CANCEL or the core's hang-up. */
 void watch_release(struct build *b);
+/* Has the core hung up or said BUILD_CANCEL meanwhile? Sets `cancelled`; does not wait. */
+bool watch_cancelled(struct build *b);
 /* Sends and waits where the core is slow. 0 or -errno. */
 int watch_send(struct build *b, uint32_t type, const struct layout *l, const void *record);
 

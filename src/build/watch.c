@@ -39,10 +39,11 @@ static uint64_t now_usec(void)
 	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-int watch_send(struct build *b, uint32_t type, const struct layout *l, const void *record)
+static int send_with(struct build *b, uint32_t type, const struct layout *l, const void *record,
+		     const int *fd)
 {
 	for (;;) {
-		int r = chan_send_record(b->chan, type, 0, l, record, NULL, 0);
+		int r = chan_send_record(b->chan, type, 0, l, record, fd, fd ? 1 : 0);
 		struct pollfd p = { .fd = b->chan, .events = POLLOUT };
 
 		if (r != -EAGAIN)
@@ -50,6 +51,11 @@ int watch_send(struct build *b, uint32_t type, const struct layout *l, const voi
 		if (poll(&p, 1, -1) < 0 && errno != EINTR)
 			return -errno;
 	}
+}
+
+int watch_send(struct build *b, uint32_t type, const struct layout *l, const void *record)
+{
+	return send_with(b, type, l, record, NULL);
 }
 
 /* Tells the core that the log has grown. A full channel only delays the notice. */
@@ -98,37 +104,46 @@ static void read_terminal(struct watch *w, uint64_t now)
 	}
 }
 
+/* The core holds the builder before any foreign code runs; a builder whose supervisor cannot say
+ * so reads the end of its socket and exits. */
+static bool let_go(struct build *b)
+{
+	struct build_running r = { .host_uid = b->ids.mode == IDS_SINGLE ? b->host_uid
+									 : b->ids.host_base };
+
+	return b->pidfd >= 0 &&
+	       send_with(b, BUILD_RUNNING, &build_running_layout, &r, &b->pidfd) == 0 &&
+	       write_full(b->status_fd, "G", 1) == 0;
+}
+
+/* One packet comes: "S", a sentence, or the end. */
 static void read_status(struct watch *w)
 {
-	struct build_running r = { .host_uid = w->b->ids.mode == IDS_SINGLE ? w->b->host_uid
-									    : w->b->ids.host_base };
-	ssize_t n =
-		read(w->b->status_fd, w->status + w->status_len, STATUS_MAX - 1 - w->status_len);
+	ssize_t n = read(w->b->status_fd, w->status, STATUS_MAX - 1);
 
-	if (n > 0) {
-		w->status_len += (size_t)n;
-		if (w->status_len < STATUS_MAX - 1)
-			return;
-	}
-	/* Closed by exec, or by the end of the child. */
-	close_fdp(&w->b->status_fd);
+	if (n < 0 && errno == EINTR)
+		return;
+	w->status_len = n > 0 ? (size_t)n : 0;
 	w->status[w->status_len] = 0;
-	w->set_up = !strcmp(w->status, "S");
-	if (w->set_up)
-		(void)watch_send(w->b, BUILD_RUNNING, &build_running_layout, &r);
+	w->set_up = !strcmp(w->status, "S") && let_go(w->b);
+	close_fdp(&w->b->status_fd);
+}
+
+bool watch_cancelled(struct build *b)
+{
+	_cleanup_msg_ struct msg m = MSG_INIT;
+
+	/* Only BUILD_CANCEL may come now; whatever else comes, or nothing, ends the build as well.
+	 */
+	if (!b->cancelled && chan_recv(b->chan, CHAN_INLINE, &m) != -EAGAIN)
+		b->cancelled = true;
+	return b->cancelled;
 }
 
 static void read_channel(struct watch *w)
 {
-	_cleanup_msg_ struct msg m = MSG_INIT;
-	int r = chan_recv(w->b->chan, CHAN_INLINE, &m);
-
-	if (r == -EAGAIN)
-		return;
-	/* Only BUILD_CANCEL may come now; whatever else comes, or nothing, ends the build as well.
-	 */
-	w->b->cancelled = true;
-	end_build(w, CANCELLED);
+	if (watch_cancelled(w->b))
+		end_build(w, CANCELLED);
 }
 
 static void reap(struct watch *w)
@@ -321,7 +336,7 @@ static void judge(struct watch *w, struct build_end *end)
 			fail(b, end, MISC_FAILURE,
 			     arena_printf(
 				     a, "while setting up the build environment: %s",
-				     w->status_len && w->status[0] != 'S'
+				     w->status_len && strcmp(w->status, "S")
 					     ? w->status
 					     : "the builder's process ended before it was ready"));
 	}

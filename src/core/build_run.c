@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,11 +28,14 @@
 enum {
 	REPLY_MAX = 64 << 20, /* bytes of one message of a supervisor */
 	RETRY_IDS_USEC = 1000000,
-	CANCEL_GRACE_USEC = 5000000,
+	CANCEL_GRACE_USEC = 5000000, /* before there was anything to delete */
 	RELEASE_GRACE_SEC = 600, /* deleting a large scratch takes its time */
+	MESSAGES_PER_ROUND = 64,
+	MESSAGES_AT_END = 4096, /* more than fit into a socket */
 };
 
 static void run_step_ids(struct build_run *run);
+static void run_settle(struct build_run *run);
 
 struct runs *runs_new(struct core *core)
 {
@@ -56,10 +60,13 @@ void run_free(struct build_run *run)
 		run->next->link = run->link;
 	loop_remove(run->chan_watch);
 	loop_remove(run->pid_watch);
+	loop_remove(run->builder_watch);
 	loop_timer_cancel(run->kill_timer);
 	loop_timer_cancel(run->retry_timer);
 	close_fdp(&run->chan);
 	close_fdp(&run->pidfd);
+	close_fdp(&run->builder);
+	close_fdp(&run->lease_fd);
 	close_fdp(&run->scratch_fd);
 	build_log_close(&run->log);
 	free(run->scratch);
@@ -73,8 +80,11 @@ void runs_free(struct runs *r)
 {
 	if (!r)
 		return;
-	while (r->first)
+	while (r->first) {
+		if (r->first->builder >= 0) /* its supervisor may be gone already */
+			(void)syscall(SYS_pidfd_send_signal, r->first->builder, SIGKILL, NULL, 0);
 		run_free(r->first);
+	}
 	spare_drop(r);
 	lease_free(r->lease);
 	err_done(&r->lease_error);
@@ -96,6 +106,36 @@ static void tell_end(struct build_run *run, uint64_t status, const char *error)
 	ev->ended(run->ctx, &run->outcome);
 }
 
+static void on_builder_gone(void *ctx, uint32_t events)
+{
+	struct build_run *run = ctx;
+
+	(void)events;
+	loop_remove(run->builder_watch);
+	run->builder_watch = NULL;
+	run_settle(run);
+}
+
+/* The supervisor is gone. Its builder may still be there (it can do without its death signal);
+ * readable means that the last process of its pid namespace is dead. */
+static bool end_builder(struct build_run *run)
+{
+	struct pollfd p = { .fd = run->builder, .events = POLLIN };
+
+	if (run->builder < 0)
+		return true;
+	(void)syscall(SYS_pidfd_send_signal, run->builder, SIGKILL, NULL, 0); /* gone is fine */
+	if (poll(&p, 1, 0) > 0)
+		return true;
+	if (!run->builder_watch && loop_add(run->runs->core->loop, run->builder, EPOLLIN,
+					    on_builder_gone, run, &run->builder_watch) < 0) {
+		run->builder_watch = NULL;
+		log_error("the builder of '%s' cannot be watched: its ids stay taken",
+			  run->drv_base);
+	}
+	return false;
+}
+
 /* When the process is gone nothing else can come. */
 static void run_settle(struct build_run *run)
 {
@@ -109,7 +149,11 @@ static void run_settle(struct build_run *run)
 			      runs->core->store_dir, run->drv_base);
 		tell_end(run, MISC_FAILURE, err_msg(&run->error));
 	}
-	if (run->clean || !run->has_foreign_ids)
+	if (!end_builder(run))
+		return; /* again when it is gone */
+	if (run->generation != runs->core->generation)
+		; /* its spool is gone; in the new one the name may be another build's */
+	else if (run->clean || !run->has_foreign_ids)
 		spool_drop(runs->core->spool, run->scratch);
 	else
 		log_error("the build of '%s' left files in '%s' that only its ids may delete; they "
@@ -212,8 +256,10 @@ static void run_step_ids(struct build_run *run)
 		run_abort(run, err_msg(&e));
 		return;
 	}
+	run->ids_given = true;
 	run->has_foreign_ids = ids.mode != IDS_SINGLE;
 	r = chan_send_record(run->chan, BUILD_IDS, 0, &build_ids_layout, &ids, &fd, fd >= 0);
+	run->lease_fd = TAKE_FD(fd);
 	if (r < 0)
 		run_abort(run, "its supervisor does not listen");
 	else
@@ -395,27 +441,35 @@ static void on_log(struct build_run *run, const struct msg *m)
 		run->ev->log(run->ctx, l.size);
 }
 
-static void on_running(struct build_run *run, const struct msg *m)
+/* Signal 0 tells a pidfd from any other file. */
+static bool is_pidfd(int fd)
+{
+	return syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0) == 0 || errno != EBADF;
+}
+
+static void on_running(struct build_run *run, struct msg *m)
 {
 	struct build_running running;
 
-	if (msg_decode(m, &build_running_layout, &run->arena, &running)) {
+	if (run->ran || m->n_fds != 1 || !is_pidfd(m->fds[0]) ||
+	    msg_decode(m, &build_running_layout, &run->arena, &running)) {
 		run_abort(run, "its supervisor sent a wrong answer");
 		return;
 	}
+	run->builder = TAKE_FD(m->fds[0]);
 	run->ran = true;
 	run->host_uid = (uid_t)running.host_uid;
 	if (run->ev)
 		run->ev->started(run->ctx);
 }
 
-static void handle(struct build_run *run, const struct msg *m)
+static void handle(struct build_run *run, struct msg *m)
 {
 	switch (m->type) {
 	case BUILD_NEED_IDS:
 		if (!run->ev)
 			return; /* cancelled: it ends without ids */
-		if (run->wants_ids || run->has_foreign_ids) {
+		if (run->wants_ids || run->ids_given) {
 			run_abort(run, "its supervisor asked twice for ids");
 			return;
 		}
@@ -439,12 +493,10 @@ static void handle(struct build_run *run, const struct msg *m)
 	}
 }
 
-static void on_channel(void *ctx, uint32_t events)
+/* At most `max` messages, and none after a big one: others have their turn in between. */
+static void read_messages(struct build_run *run, size_t max, bool after_big)
 {
-	struct build_run *run = ctx;
-
-	(void)events; /* data and hang-up are both learnt by reading */
-	while (run->chan_watch) {
+	for (size_t i = 0; i < max && run->chan_watch; i++) {
 		_cleanup_msg_ struct msg m = MSG_INIT;
 		int r = chan_recv(run->chan, REPLY_MAX, &m);
 
@@ -459,7 +511,15 @@ static void on_channel(void *ctx, uint32_t events)
 		} else {
 			handle(run, &m);
 		}
+		if (m.len > CHAN_INLINE && !after_big)
+			return;
 	}
+}
+
+static void on_channel(void *ctx, uint32_t events)
+{
+	(void)events; /* data and hang-up are both learnt by reading */
+	read_messages(ctx, MESSAGES_PER_ROUND, false);
 }
 
 static void on_exit_event(void *ctx, uint32_t events)
@@ -471,8 +531,7 @@ static void on_exit_event(void *ctx, uint32_t events)
 	if (waitid(P_PIDFD, (id_t)run->pidfd, &si, WEXITED | WNOHANG) < 0 || si.si_pid == 0)
 		return;
 	/* What it said last comes first. */
-	if (run->chan_watch)
-		on_channel(run, 0);
+	read_messages(run, MESSAGES_AT_END, true);
 	if (si.si_code != CLD_EXITED)
 		log_error("the supervisor of the build of '%s' was ended by signal %d",
 			  run->drv_base, si.si_status);
@@ -502,7 +561,9 @@ void build_run_cancel(struct build_run *run)
 	if (chan_send(run->chan, BUILD_CANCEL, 0, NULL, 0, NULL, 0) < 0)
 		run_kill(run);
 	else
-		arm_kill(run, CANCEL_GRACE_USEC);
+		/* It deletes what the builder made, which nobody else may; nobody waits for that. */
+		arm_kill(run, run->ids_given ? (uint64_t)RELEASE_GRACE_SEC * 1000000
+					     : CANCEL_GRACE_USEC);
 }
 
 int build_run_log_fd(const struct build_run *run)

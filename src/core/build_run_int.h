@@ -43,9 +43,13 @@ struct build_run {
 	char *scratch, *keep_dir; /* keep_dir: NULL when a failure leaves nothing behind */
 	int scratch_fd, chan, pidfd;
 	pid_t pid;
-	struct loop_fd *chan_watch, *pid_watch;
+	/* The builder's pidfd from BUILD_RUNNING on, and the lease of its ids: whatever becomes of
+	 * the supervisor, the builder is ended, and its ids are not free before it is gone. */
+	int builder, lease_fd;
+	uint64_t generation; /* of the core's store, to which the scratch belongs */
+	struct loop_fd *chan_watch, *pid_watch, *builder_watch;
 	struct loop_timer *kill_timer, *retry_timer;
-	bool wants_ids, noted_wait, has_foreign_ids;
+	bool wants_ids, noted_wait, ids_given, has_foreign_ids;
 	bool ran; /* the builder did, as host_uid */
 	uid_t host_uid;
 	bool end_seen, exited, clean, placing;

@@ -172,7 +172,8 @@ int build_run_start(struct runs *runs, const struct build_job *job,
 	run->job = *job;
 	run->arena = ARENA_INIT(RUN_MEMORY);
 	run->log = BUILD_LOG_FILES_INIT;
-	run->scratch_fd = run->chan = run->pidfd = -1;
+	run->scratch_fd = run->chan = run->pidfd = run->builder = run->lease_fd = -1;
+	run->generation = runs->core->generation;
 	snprintf(run->drv_base, sizeof(run->drv_base), "%s", job->drv_base);
 	run->link = &runs->first;
 	run->next = runs->first;

@@ -17,7 +17,9 @@ enum build_msg {
 			  * log file (write) unless compress_log is 0 (then one fd) */
 	BUILD_NEED_IDS,	 /* supervisor -> core: empty. It has unshared its namespace O and waits */
 	BUILD_IDS,	 /* core -> supervisor: struct build_ids; fds: lease (none for single) */
-	BUILD_RUNNING,	 /* supervisor -> core: struct build_running. The builder has been exec'd */
+	BUILD_RUNNING,	 /* supervisor -> core: struct build_running; fd: the builder's pidfd. It is
+			  * told to exec when this is sent: the core can end what a supervisor
+			  * that was killed leaves behind */
 	BUILD_LOG,	 /* supervisor -> core: struct build_log. The log has grown; coalesced */
 	BUILD_END,	 /* supervisor -> core: struct build_end. Outputs lie in <scratch>/out/ */
 	BUILD_RELEASE,	 /* core -> supervisor: empty. Outputs are moved: delete the scratch, exit */

@@ -6,6 +6,7 @@
 #include <malloc.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "base/fd.h"
@@ -54,6 +55,16 @@ static int take_what_is_there(struct session *s, ssize_t *ret)
 	return errno == ECONNRESET ? WIRE_EOF : -errno;
 }
 
+static int need_buffer(struct session *s)
+{
+	if (!s->in_buf)
+		s->in_buf = malloc(IN_SIZE);
+	return s->in_buf ? 0 : -ENOMEM;
+}
+
+static void give_back(struct session *s);
+
+/* Where the core gave the socket a time limit, its end is no error: nothing came for so long. */
 static int read_some(struct session *s, ssize_t *ret)
 {
 	int r = before_blocking(s);
@@ -62,8 +73,13 @@ static int read_some(struct session *s, ssize_t *ret)
 		*ret = read(s->fd_in, s->in_buf, IN_SIZE);
 		if (*ret >= 0)
 			return 0;
-		if (errno != EINTR)
+		if (errno == EAGAIN && s->between_requests) {
+			s->between_requests = false; /* once */
+			give_back(s);
+			r = need_buffer(s);
+		} else if (errno != EINTR && errno != EAGAIN) {
 			r = errno == ECONNRESET ? WIRE_EOF : -errno;
+		}
 	}
 	return r;
 }
@@ -72,13 +88,10 @@ static int more(struct wire_in *in)
 {
 	struct session *s = in->ctx;
 	ssize_t n = -1;
-	int r = 0;
+	int r = need_buffer(s);
 
-	if (!s->in_buf) {
-		s->in_buf = malloc(IN_SIZE);
-		if (!s->in_buf)
-			return -ENOMEM;
-	}
+	if (r)
+		return r;
 	/* While a client goes on sending, what it added before need not be waited for. */
 	if (owes_answers(s)) {
 		store_release(s);
@@ -119,6 +132,12 @@ int conn_wait(struct session *s)
 		return 0;
 	if (owes_answers(s)) /* waits only when nothing is there */
 		return s->in.more(&s->in);
+	if (s->in_limited) {
+		s->between_requests = true;
+		int r = s->in.more(&s->in);
+		s->between_requests = false;
+		return r;
+	}
 	int r = before_blocking(s);
 	if (r)
 		return r;
@@ -126,6 +145,16 @@ int conn_wait(struct session *s)
 	if (r == 0)
 		give_back(s);
 	return s->in.more(&s->in);
+}
+
+void conn_begin(struct session *s)
+{
+	struct timeval limit = {};
+	socklen_t len = sizeof(limit);
+
+	/* A pipe has none, nor has a socket when the core could not set it. */
+	s->in_limited = getsockopt(s->fd_in, SOL_SOCKET, SO_RCVTIMEO, &limit, &len) == 0 &&
+			(limit.tv_sec > 0 || limit.tv_usec > 0);
 }
 
 void session_init(struct session *s)

@@ -19,7 +19,7 @@ enum { OP_FAILED = 16 }; /* apart from WIRE_BAD and WIRE_EOF */
 
 enum {
 	IN_SIZE = 64 * 1024,	/* input buffer, allocated when the client speaks */
-	IDLE_MSEC = 2000,	/* of silence, then memory is given back */
+	IDLE_MSEC = SESSION_IDLE_SEC * 1000, /* of silence, then memory is given back */
 	PENDING_MAX = 128,	/* adds on their way to the core */
 	DRAIN_MAX = 0x7fffffff, /* bytes of a failed stream that are read to its end */
 };
@@ -44,6 +44,8 @@ struct session {
 	struct wire_in in;
 	struct wire_out out;
 	uint8_t *in_buf;
+	bool in_limited;       /* a read ends by itself after SESSION_IDLE_SEC of silence */
+	bool between_requests; /* memory may be given back */
 	struct err in_err;
 	unsigned version;
 	uint64_t verbosity;
@@ -69,6 +71,8 @@ struct session {
 /* conn.c */
 void session_init(struct session *s);
 void session_done(struct session *s);
+/* Before the first read: learns how the client's fd waits. */
+void conn_begin(struct session *s);
 /* Waits for the next request's first byte; gives memory back when it takes long. */
 int conn_wait(struct session *s);
 int conn_flush(struct session *s);

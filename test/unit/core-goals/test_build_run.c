@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -77,6 +78,25 @@ static void send_end(const struct build_start *s, struct build_end *end)
 	(void)chan_send_record(BUILD_FD, BUILD_END, 0, &build_end_layout, end, NULL, 0);
 }
 
+/* A process that outlives its supervisor stands for the builder. */
+static void say_running(const struct build_start *s)
+{
+	bool none = !strcmp(s->drv_name, "no-pidfd"), wrong = !strcmp(s->drv_name, "wrong-fd");
+	pid_t pid = none || wrong ? getpid() : fork();
+	int fd;
+
+	if (pid == 0) {
+		(void)syscall(SYS_close_range, 0U, ~0U, 0U);
+		sleep(60);
+		_exit(0);
+	}
+	fd = wrong ? open("/dev/null", O_RDWR) : (int)syscall(SYS_pidfd_open, pid, 0);
+	(void)chan_send_record(BUILD_FD, BUILD_RUNNING, 0, &build_running_layout,
+			       &(struct build_running){ .host_uid = (uint64_t)pid }, &fd,
+			       none ? 0 : 1);
+	close(fd);
+}
+
 static int play(void)
 {
 	struct msg start = MSG_INIT, ids = MSG_INIT, release = MSG_INIT;
@@ -92,8 +112,7 @@ static int play(void)
 		_exit(0);
 	(void)chan_send(BUILD_FD, BUILD_NEED_IDS, 0, NULL, 0, NULL, 0);
 	expect_message(BUILD_IDS, &ids);
-	(void)chan_send_record(BUILD_FD, BUILD_RUNNING, 0, &build_running_layout,
-			       &(struct build_running){}, NULL, 0);
+	say_running(&s);
 	(void)!write(start.fds[0], "hello\n", 6);
 	(void)!write(start.fds[1], "packed", 6);
 	(void)chan_send_record(BUILD_FD, BUILD_LOG, 0, &build_log_layout, &log, NULL, 0);
@@ -144,6 +163,7 @@ struct world {
 	struct drv_opts opts;
 	bool started, over, cancel_at_start;
 	uint64_t status, log_size;
+	pid_t builder;
 	char *error;
 	char log_text[64];
 };
@@ -197,6 +217,7 @@ static void on_ended(void *ctx, const struct build_outcome *o)
 	assert_false(w->over);
 	w->over = true;
 	w->status = o->status;
+	w->builder = (pid_t)o->host_uid; /* see say_running() */
 	w->error = strdup(o->error);
 	rest(w);
 }
@@ -375,7 +396,8 @@ static void lies_and_noise_register_nothing(void **state)
 {
 	static const char *const parts[] = { "liar-reference", "liar-name", "liar-count",
 					     "liar-empty",     "mute",	    "crash",
-					     "babble",	       "garbage",   "raw" };
+					     "babble",	       "garbage",   "raw",
+					     "no-pidfd",       "wrong-fd" };
 
 	(void)state;
 	for (size_t i = 0; i < ELEMENTS(parts); i++) {
@@ -387,6 +409,33 @@ static void lies_and_noise_register_nothing(void **state)
 		assert_int_equal(w.status, MISC_FAILURE);
 		assert_true(w.error[0]);
 		assert_false(is_valid(&w));
+		close_world(&w);
+	}
+}
+
+static bool is_alive(pid_t pid)
+{
+	_cleanup_free_ char *path = NULL, *text = NULL;
+
+	if (asprintf(&path, "/proc/%d/stat", pid) < 0 ||
+	    read_file_at(AT_FDCWD, path, 4096, &text, NULL) < 0)
+		return false;
+	return !strstr(text, ") Z ") && !strstr(text, ") X ");
+}
+
+/* Whether the supervisor ends well, badly, or is killed: no builder outlives it. */
+static void no_builder_outlives_its_supervisor(void **state)
+{
+	static const char *const parts[] = { "good", "crash", "garbage" };
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(parts); i++) {
+		struct world w;
+
+		open_world(&w);
+		run_part(&w, parts[i]);
+		assert_true(w.builder > 1);
+		assert_false(is_alive(w.builder));
 		close_world(&w);
 	}
 }
@@ -424,6 +473,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_good_build_is_registered),
 		cmocka_unit_test(a_failure_is_passed_on),
 		cmocka_unit_test(lies_and_noise_register_nothing),
+		cmocka_unit_test(no_builder_outlives_its_supervisor),
 		cmocka_unit_test(only_the_first_answer_counts),
 		cmocka_unit_test(a_cancelled_build_is_silent_and_gone),
 	};
