@@ -121,6 +121,9 @@ static int copy_link(int dirfd, const char *source, const char *target)
 	return 0;
 }
 
+/* Something is mounted on the target now, as opposed to a symlink or nothing. */
+enum { BOUND = 1 };
+
 /* Binds `source` on `target` (relative to the new root). A symlink is recreated. */
 static int bind_path(const char *source, const char *target, bool optional, struct err *e)
 {
@@ -146,7 +149,7 @@ static int bind_path(const char *source, const char *target, bool optional, stru
 				 "bind mount from " Q_PATH " to " C_MAGENTA "\"/%s\"" C_NORMAL
 				 " failed",
 				 source, target);
-	return 0;
+	return S_ISLNK(st.st_mode) ? 0 : BOUND;
 }
 
 /* The host's file behind `path`, symlinks resolved, as upstream resolves those it adds itself. */
@@ -397,6 +400,42 @@ static int by_name(const void *a, const void *b)
 	return strcmp(((const struct build_pair *)a)->name, ((const struct build_pair *)b)->name);
 }
 
+/* Is `path` the directory `dir` or something in it? Both without symlinks. */
+static bool lies_in(const char *path, const char *dir)
+{
+	size_t len = strlen(dir);
+
+	if (!strcmp(dir, "/"))
+		return true;
+	return !strncmp(path, dir, len) && (path[len] == '/' || !path[len]);
+}
+
+/* What a configured path may not be written through: anything in the store; and where the builder
+ * has the daemon's own id (mode single), what leads to the store or to other builds' scratches. */
+static bool is_protected(const struct build *b, const char *source)
+{
+	_cleanup_free_ char *real = realpath(source, NULL);
+	_cleanup_free_ char *store = realpath(b->s.real_store, NULL);
+	_cleanup_free_ char *scratch = realpath(b->s.scratch, NULL);
+
+	if (!real || !store || !scratch || lies_in(real, store))
+		return true; /* what cannot be told is treated with care */
+	return b->ids.mode == IDS_SINGLE && (lies_in(store, real) || lies_in(scratch, real));
+}
+
+static int bind_one(struct build *b, const char *source, const char *target, bool optional,
+		    struct err *e)
+{
+	bool protect = is_protected(b, source);
+	int r = bind_path(source, target, optional, e);
+
+	if (r != BOUND || !protect)
+		return r;
+	r = set_attr(target, AT_RECURSIVE,
+		     MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0);
+	return r < 0 ? err_errno(e, r, "making '/%s' read-only", target) : 0;
+}
+
 /* The configured paths, parents before what lies in them. */
 static int bind_configured(struct build *b, struct err *e)
 {
@@ -413,7 +452,7 @@ static int bind_configured(struct build *b, struct err *e)
 			continue; /* there is one already */
 		if (p->name[0] != '/' || strstr(p->name, "/../") || !*rel(p->name))
 			return err_set(e, -EINVAL, "invalid sandbox path '%s'", p->name);
-		r = bind_path(p->value, rel(p->name), optional, e);
+		r = bind_one(b, p->value, rel(p->name), optional, e);
 		if (r < 0)
 			return r;
 	}

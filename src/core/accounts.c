@@ -1,4 +1,5 @@
 /* See accounts.h. Linked by airplantd. */
+#include "base/clock.h"
 #include "core/accounts.h"
 
 #include <errno.h>
@@ -18,14 +19,6 @@ struct account {
 	unsigned int crashes;
 	uint64_t last_crash_usec, until_usec;
 };
-
-static uint64_t now_usec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 static struct account *find(struct accounts *a, uid_t uid, bool make)
 {

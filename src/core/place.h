@@ -42,6 +42,3 @@ int place_read_drv(struct core *core, const struct store_path *path, char **ret,
 		   struct err *e);
 /* Commits what waits, now (a build start needs its inputs on record). */
 void place_flush(struct place *p);
-/* The parsed hash modulo of a valid .drv, from the cache or the store. */
-int place_drv_hash(struct place *p, const struct store_path *drv, struct drv_hash *ret,
-		   struct err *e);

@@ -240,28 +240,6 @@ static int know_inputs(struct place *p, const struct drv *d, struct err *e)
 	return r < 0 ? r : solve(p, &stack, e);
 }
 
-int place_drv_hash(struct place *p, const struct store_path *drv, struct drv_hash *ret,
-		   struct err *e)
-{
-	const struct drv_hash *h = smap_get(&p->drv_hashes, drv->base);
-
-	if (!h) {
-		_cleanup_strv_ struct strv stack = {};
-		int r = strv_add(&stack, drv->base);
-
-		if (r < 0)
-			return err_set(e, r, "out of memory");
-		r = solve(p, &stack, e);
-		if (r != 0)
-			return r;
-		h = smap_get(&p->drv_hashes, drv->base);
-	}
-	if (!h)
-		return err_set(e, -ENOENT, "the hash of derivation '%s' is not known", drv->base);
-	*ret = *h;
-	return 0;
-}
-
 /* The text is what the path was made of: then the cached hash can never become wrong. */
 static int check_text(const struct place *p, const struct path_info *info, const char *text,
 		      size_t len, struct err *e)

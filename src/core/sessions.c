@@ -8,7 +8,9 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include "base/fd.h"
@@ -357,6 +359,7 @@ static struct session *take_spare(struct sessions *ss)
 
 static void introduce(struct session *s, int fd)
 {
+	static const struct timeval idle = { .tv_sec = SESSION_IDLE_SEC };
 	const struct core *core = s->all->core;
 	const struct settings *set = &core->settings;
 	_cleanup_strv_ struct strv subs = {};
@@ -384,6 +387,8 @@ static void introduce(struct session *s, int fd)
 		return;
 	}
 	c.substituters = subs;
+	/* Refused: the session looks, and polls instead. */
+	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof(idle));
 	session_send(s, SESSION_CLIENT, 0, &session_client_layout, &c, fd, 0);
 }
 
@@ -530,10 +535,3 @@ bool sessions_building(const struct sessions *ss)
 	return false;
 }
 
-bool sessions_has_temp_root(const struct sessions *ss, const char *base)
-{
-	for (const struct session *s = ss->list; s; s = s->next)
-		if (smap_has(&s->temp_roots, base))
-			return true;
-	return false;
-}

@@ -23,9 +23,8 @@ void sessions_serve(struct sessions *ss, int fd, struct peer *peer);
 void sessions_drop_spares(struct sessions *ss);
 /* Ends all of them. */
 void sessions_stop(struct sessions *ss);
-/* Does any of them wait for a build? */
-bool sessions_building(const struct sessions *ss);
 /* Calls `fn` for each temp root of each session: base name, and the session's pid. */
 int sessions_temp_roots(struct sessions *ss, int (*fn)(void *ctx, const char *base, pid_t pid),
 			void *ctx);
-bool sessions_has_temp_root(const struct sessions *ss, const char *base);
+/* Does any of them wait for a build? */
+bool sessions_building(const struct sessions *ss);

@@ -11,6 +11,9 @@
 #include "ipc/chan.h"
 
 enum { SESSION_FD = 3, SESSION_SPOOL_FD = 4, SESSION_MSG_MAX = 64 << 20 };
+/* A client's silence, after which its session gives memory back. The core makes it the socket's
+ * receive timeout, which saves a poll for each request. */
+enum { SESSION_IDLE_SEC = 2 };
 
 enum session_msg {
 	/* core -> session, once */

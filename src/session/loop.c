@@ -137,6 +137,7 @@ int session_run(struct session *s)
 	_cleanup_err_ struct err e = {};
 
 	s->out.store_dir = s->client.store_dir;
+	conn_begin(s);
 	s->version = WIRE_VERSION; /* for errors before both have spoken */
 	int r = greet(s, &e);
 	while (r == 0) {

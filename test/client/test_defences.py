@@ -1,9 +1,48 @@
 """Defences whose loss no ordinary use would show. Each test goes red when its defence is taken out."""
 import os
+import signal
 import stat
 import subprocess
+import time
 
-from conftest import BOB, DAEMON, PRELUDE
+from conftest import BOB, DAEMON, PRELUDE, wait_for
+
+PYTHON_PATHS = "extra-sandbox-paths = /usr /lib /lib64\n"
+
+
+def python_builder(name, code):
+    code = code.replace("\n", "\\n").replace('"', '\\"')
+    return (f'derivation {{ name = "{name}"; system = builtins.currentSystem; '
+            f'builder = "/usr/bin/python3"; args = [ "-c" "{code}" ]; }}')
+
+
+def locked_slots(daemon):
+    inodes = {str(os.stat(daemon.base / "ids" / f).st_ino) for f in os.listdir(daemon.base / "ids")}
+    locks = [line.split() for line in open("/proc/locks")]
+    return [w for w in locks if any(x.split(":")[-1] in inodes for x in w if x.count(":") == 2)]
+
+
+def test_no_builder_outlives_its_supervisor(make_daemon):
+    """A builder can clear its death signal. It ends all the same, and its ids are taken until then."""
+    daemon = make_daemon("broker", PYTHON_PATHS)
+    code = "import ctypes, time; ctypes.CDLL(None).prctl(1, 0); print('immortal', flush=True); time.sleep(300)"
+    client = daemon.popen("nix-build", "--no-out-link", "-E", python_builder("immortal", code))
+    text = ""
+    for line in client.stdout:
+        text += line
+        if "immortal" in line and "building" not in line and "drv" not in line:
+            break
+    running = daemon.children()
+    builder = [p for p, n in running.items() if n.startswith("python")]
+    supervisors = [p for p, n in running.items() if n == "airplant-build"]
+    assert len(builder) == 1, text + str(running)
+    assert locked_slots(daemon)
+    parent = int(open(f"/proc/{builder[0]}/stat").read().rsplit(")", 1)[1].split()[1])
+    assert parent in supervisors
+    os.kill(parent, signal.SIGKILL)
+    wait_for(lambda: not os.path.exists(f"/proc/{builder[0]}"), daemon.daemon_log)
+    wait_for(lambda: not locked_slots(daemon), daemon.daemon_log)
+    assert client.wait(20) != 0
 
 
 def test_rewritten_derivation_is_not_built(make_daemon):
