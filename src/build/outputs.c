@@ -20,7 +20,6 @@ struct work {
 	struct build *b;
 	int store, out; /* the builder's store directory and <scratch>/out */
 	struct build_made *made;
-	struct refscan *scan;
 };
 
 /* An outcome for the client, as opposed to a fault of the machine. */
@@ -348,6 +347,12 @@ static int check_fixed(struct work *w, char **ret_real, struct err *e)
 	return 0;
 }
 
+/* Each step may read many gigabytes; whoever cancels waits for its end, not for all of them. */
+static int still_wanted(struct work *w, struct err *e)
+{
+	return watch_cancelled(w->b) ? err_set(e, -ECANCELED, "the build was cancelled") : 0;
+}
+
 static int collect(struct work *w, char **ret_real, struct err *e)
 {
 	const struct build_start *s = &w->b->s;
@@ -363,13 +368,19 @@ static int collect(struct work *w, char **ret_real, struct err *e)
 		return err_set(e, -EINVAL, "a fixed-output derivation has one output, not %zu",
 			       s->outputs.n);
 	for (size_t i = 0; i < s->outputs.n; i++) {
-		r = take_output(w, &s->outputs.v[i], e);
+		r = still_wanted(w, e);
+		if (r == 0)
+			r = take_output(w, &s->outputs.v[i], e);
+		if (r == 0)
+			r = still_wanted(w, e);
 		if (r == 0)
 			r = measure(w, i, e);
 		if (r != 0)
 			return r;
 	}
-	r = check_cycles(w, e);
+	r = still_wanted(w, e);
+	if (r == 0)
+		r = check_cycles(w, e);
 	if (r == 0 && s->fixed)
 		r = check_fixed(w, ret_real, e);
 	return r;

@@ -22,8 +22,11 @@
 #include "core/core.h"
 #include "core/process.h"
 
-/* A cleaner starts this long after something fell into the trash, and again after a failure. */
-enum { CLEAN_DELAY_USEC = 50 * 1000, CLEAN_AGAIN_USEC = 60 * 1000 * 1000 };
+/* A cleaner starts this long after something fell into the trash. After a failure it starts again,
+ * later each time: files of ids that only a build's supervisor could delete never go. */
+enum { CLEAN_DELAY_USEC = 50 * 1000 };
+#define CLEAN_AGAIN_USEC     (60ULL * 1000 * 1000)
+#define CLEAN_AGAIN_MAX_USEC (24ULL * 3600 * 1000 * 1000)
 
 /* Empty directories of sessions are used again: making and removing one costs more than all the
  * rest of a short session. */
@@ -39,6 +42,8 @@ struct spool {
 	struct loop_timer *timer;
 	struct child *cleaner;
 	bool dirty; /* something was thrown away since the cleaner started */
+	bool retry; /* the timer is there because a cleaner failed */
+	uint64_t again_usec; /* how long after the last failure; 0 when there was none */
 };
 
 const char *spool_dir(const struct spool *s)
@@ -61,10 +66,23 @@ static void clean(void *ctx);
 
 static void clean_soon(struct spool *s, uint64_t usec)
 {
-	if (s->timer || s->cleaner || !s->core->loop)
+	if (s->cleaner || !s->core->loop || (s->timer && !s->retry))
 		return;
+	loop_timer_cancel(s->timer);
+	s->timer = NULL;
+	s->retry = false;
 	/* Without a timer the trash waits for the next occasion; nothing is lost. */
-	(void)loop_timer(s->core->loop, usec, clean, s, &s->timer);
+	if (loop_timer(s->core->loop, usec, clean, s, &s->timer) < 0)
+		s->timer = NULL;
+}
+
+static void clean_again(struct spool *s)
+{
+	s->again_usec = s->again_usec ? 2 * s->again_usec : CLEAN_AGAIN_USEC;
+	if (s->again_usec > CLEAN_AGAIN_MAX_USEC)
+		s->again_usec = CLEAN_AGAIN_MAX_USEC;
+	clean_soon(s, s->again_usec);
+	s->retry = true;
 }
 
 static void cleaned(void *ctx, int status)
@@ -72,8 +90,12 @@ static void cleaned(void *ctx, int status)
 	struct spool *s = ctx;
 
 	s->cleaner = NULL;
-	if (status != 0 || s->dirty)
-		clean_soon(s, status != 0 ? CLEAN_AGAIN_USEC : CLEAN_DELAY_USEC);
+	if (status != 0)
+		clean_again(s);
+	else
+		s->again_usec = 0;
+	if (s->dirty)
+		clean_soon(s, CLEAN_DELAY_USEC);
 }
 
 /* In the child. Whole trees below the trash go; what cannot go is tried again later. */
@@ -83,7 +105,7 @@ static int empty_trash(void *ctx)
 	_cleanup_close_ int fd = -1;
 	DIR *d;
 	struct dirent *de;
-	int failed = 0;
+	int failed = 0, r;
 
 	(void)setpriority(PRIO_PROCESS, 0, 10); /* deleting may take its time */
 	fd = openat(s->trash_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -93,8 +115,12 @@ static int empty_trash(void *ctx)
 	fd = -1;
 	while ((de = readdir(d)))
 		if (strcmp(de->d_name, ".") && strcmp(de->d_name, "..") &&
-		    rm_tree_at(s->trash_fd, de->d_name) < 0)
+		    (r = rm_tree_at(s->trash_fd, de->d_name)) < 0) {
 			failed = 1;
+			if (!s->again_usec) /* once is enough */
+				log_error("'%s/trash/%s' cannot be deleted by the daemon: %s",
+					  s->dir, de->d_name, strerror(-r));
+		}
 	closedir(d);
 	return failed;
 }
@@ -105,10 +131,10 @@ static void clean(void *ctx)
 	int r;
 
 	s->timer = NULL;
-	s->dirty = false;
+	s->retry = s->dirty = false;
 	r = child_run(s->core->loop, empty_trash, s, &s->trash_fd, cleaned, s, &s->cleaner);
 	if (r < 0)
-		clean_soon(s, CLEAN_AGAIN_USEC);
+		clean_again(s);
 }
 
 /* Renames into the trash under a number that is not taken. */

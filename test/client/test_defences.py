@@ -22,27 +22,74 @@ def locked_slots(daemon):
     return [w for w in locks if any(x.split(":")[-1] in inodes for x in w if x.count(":") == 2)]
 
 
-def test_no_builder_outlives_its_supervisor(make_daemon):
-    """A builder can clear its death signal. It ends all the same, and its ids are taken until then."""
-    daemon = make_daemon("broker", PYTHON_PATHS)
-    code = "import ctypes, time; ctypes.CDLL(None).prctl(1, 0); print('immortal', flush=True); time.sleep(300)"
-    client = daemon.popen("nix-build", "--no-out-link", "-E", python_builder("immortal", code))
+def running_build(daemon, client, builder_name):
+    """Waits for a line "now" in the log; gives the pids of the builder and of its supervisor."""
     text = ""
     for line in client.stdout:
         text += line
-        if "immortal" in line and "building" not in line and "drv" not in line:
+        if line.strip() == "now":
             break
     running = daemon.children()
-    builder = [p for p, n in running.items() if n.startswith("python")]
-    supervisors = [p for p, n in running.items() if n == "airplant-build"]
-    assert len(builder) == 1, text + str(running)
+    builders = [p for p, n in running.items() if n.startswith(builder_name)]
+    for builder in builders:
+        parent = int(open(f"/proc/{builder}/stat").read().rsplit(")", 1)[1].split()[1])
+        if running.get(parent) == "airplant-build":
+            return builder, parent
+    raise AssertionError(text + str(running))
+
+
+def test_no_builder_outlives_its_supervisor(make_daemon):
+    """A builder can clear its death signal. It ends all the same, and its ids are taken until then."""
+    daemon = make_daemon("broker", PYTHON_PATHS)
+    code = "import ctypes, time; ctypes.CDLL(None).prctl(1, 0); print('now', flush=True); time.sleep(300)"
+    client = daemon.popen("nix-build", "--no-out-link", "-E", python_builder("immortal", code))
+    builder, supervisor = running_build(daemon, client, "python")
     assert locked_slots(daemon)
-    parent = int(open(f"/proc/{builder[0]}/stat").read().rsplit(")", 1)[1].split()[1])
-    assert parent in supervisors
-    os.kill(parent, signal.SIGKILL)
-    wait_for(lambda: not os.path.exists(f"/proc/{builder[0]}"), daemon.daemon_log)
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: not os.path.exists(f"/proc/{builder}"), daemon.daemon_log)
     wait_for(lambda: not locked_slots(daemon), daemon.daemon_log)
     assert client.wait(20) != 0
+
+
+BUSY = 'sh "busy" "echo > /build/left; echo now; while :; do :; done"'
+
+
+def spool(daemon, sub="."):
+    return sorted(os.listdir(daemon.state / "airplant/spool" / sub))
+
+
+def test_cancelled_build_has_time_to_delete(make_daemon):
+    """Only a build's supervisor can delete its files: it is not killed while it may be at that."""
+    daemon = make_daemon("broker")
+    client = daemon.popen("nix-build", "--no-out-link", "-E", PRELUDE + BUSY)
+    builder, supervisor = running_build(daemon, client, "")
+    os.kill(supervisor, signal.SIGSTOP)  # as good as a slow disk
+    client.kill()
+    time.sleep(6)
+    os.kill(supervisor, signal.SIGCONT)
+    wait_for(lambda: not [f for f in spool(daemon) if f.startswith("b-")] and not spool(daemon, "trash"),
+             daemon.daemon_log)
+    assert "left files" not in daemon.tail()
+
+
+def test_what_cannot_be_deleted_holds_up_nothing(make_daemon):
+    """Files of a build whose supervisor was killed are named once; the rest of the trash is emptied."""
+    daemon = make_daemon("broker")
+    client = daemon.popen("nix-build", "--no-out-link", "-E", PRELUDE + BUSY)
+    builder, supervisor = running_build(daemon, client, "")
+    os.kill(supervisor, signal.SIGKILL)
+    assert client.wait(20) != 0
+    wait_for(lambda: "left files in '" in daemon.tail(), daemon.daemon_log)
+    daemon.stop()
+    daemon.start()
+    wait_for(lambda: "cannot be deleted by the daemon" in daemon.tail(), daemon.daemon_log)
+    drv = daemon.run("nix-instantiate", "-E", PRELUDE + 'sh "x" "echo > $out"').stdout.strip()
+    stale = daemon.run("nix-store", "-q", "--outputs", drv).stdout.strip()
+    open(stale, "w").close()  # what a crash leaves: it gives way
+    daemon.run("nix-store", "-r", drv)
+    assert len(spool(daemon, "trash")) == 2
+    wait_for(lambda: len(spool(daemon, "trash")) == 1, daemon.daemon_log, seconds=5)
+    assert daemon.tail().count("cannot be deleted by the daemon") == 1
 
 
 def test_rewritten_derivation_is_not_built(make_daemon):

@@ -124,6 +124,31 @@ static void test_many_inputs(void **state)
 	each_mode(check_many_inputs);
 }
 
+/* A configured path that lies in the store, or leads to it, is no way to write there. */
+static void check_store_binds(struct peer *p)
+{
+	struct build_pair binds[] = {
+		{ "/bound", arena_printf(&p->arena, "%s/" PEER_BUSYBOX, p->store) },
+		{ "/above", p->top },
+	};
+
+	p->start.binds.v = binds;
+	p->start.binds.n = 2;
+	expect(p,
+	       "! touch /bound/x && ! touch /above/store/x && ! chmod 4755 /bound/bin/busybox && "
+	       "! mkdir /above/scratch/x && "
+	       "while read a b c d t o rest; do [ $t = /bound ] && echo ${o%%,*}; done "
+	       "< /proc/self/mountinfo; echo > $out",
+	       BUILT);
+	assert_non_null(strstr(p->log, "\nro\n"));
+}
+
+static void test_store_binds(void **state)
+{
+	(void)state;
+	each_mode(check_store_binds);
+}
+
 /* --- the same in every mode ------------------------------------------------ */
 
 static const char see[] =
@@ -613,6 +638,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_built),
 		cmocka_unit_test(test_many_inputs),
+		cmocka_unit_test(test_store_binds),
 		cmocka_unit_test(test_same_in_both_modes),
 		cmocka_unit_test(test_files),
 		cmocka_unit_test(test_sentences),
