@@ -56,6 +56,10 @@ static void seal(void)
 	    prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 0 || access("/../spool", F_OK) == 0 ||
 	    access("/../view", F_OK) == 0)
 		die(-EPERM, "the session is not sealed");
+	/* The daemon's log is not for what a client makes of this process: from here on /dev/null
+	 * (fd 0) stands in its place. */
+	if (close(STDERR_FILENO) < 0 || fcntl(STDIN_FILENO, F_DUPFD, STDERR_FILENO) != STDERR_FILENO)
+		_exit(1);
 }
 
 static void wait_for_client(struct session *s)

@@ -43,6 +43,8 @@ def test_table(make_daemon):
             # No network, and not the host's mounts.
             for ns in ("net", "mnt", "user", "ipc"):
                 assert os.readlink(f"/proc/{pid}/ns/{ns}") != os.readlink(f"/proc/self/ns/{ns}")
+            # It cannot write, forge or read the daemon's log.
+            assert os.readlink(f"/proc/{pid}/fd/2") == "/dev/null"
         # Capabilities of a supervisor count in its own namespace only.
         for pid in names["airplant-build"]:
             assert os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user")
