@@ -3,7 +3,7 @@
  *
  * It is root of one build's user namespace and of nothing else. It never opens a path outside of
  * what BUILD_START names, and once the builder runs it has no such path left. Every way out deletes
- * the scratch; when the process is killed, its builder dies with it and the core deletes. */
+ * the scratch; when the process is killed, the core ends its builder, which it has a pidfd of. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>

@@ -431,8 +431,8 @@ static int bind_one(struct build *b, const char *source, const char *target, boo
 
 	if (r != BOUND || !protect)
 		return r;
-	r = set_attr(target, AT_RECURSIVE,
-		     MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0);
+	r = set_attr(target, AT_RECURSIVE, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+		     0);
 	return r < 0 ? err_errno(e, r, "making '/%s' read-only", target) : 0;
 }
 

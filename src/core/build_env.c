@@ -286,15 +286,25 @@ static int make_binds(const struct build_env_input *in, struct arena *a, struct 
 	return binds.error ? err_errno(e, binds.error, "reading the setting 'sandbox-paths'") : 0;
 }
 
-/* Upstream's rule for which builds get a sandbox. */
+/* Upstream's rule for which builds get a sandbox. With one id for all, a builder without one can
+ * change the store and the database: what a derivation asks for is then not enough. */
 static int decide_sandbox(const struct build_env_input *in, uint64_t *ret, struct err *e)
 {
+	bool may_ask = !in->own_uid || in->trusted;
+
 	switch (in->settings->sandbox) {
 	case SANDBOX_FALSE:
 		*ret = SANDBOX_OFF;
 		return 0;
 	case SANDBOX_RELAXED:
-		*ret = in->drv->kind == DRV_FIXED || in->opts->no_chroot ? SANDBOX_OFF : SANDBOX_ON;
+		if (in->opts->no_chroot && !may_ask)
+			return err_set(e, ENV_BAD,
+				       "derivation '%s/%s' has '__noChroot' set, but with 'ids = "
+				       "single' that's allowed only to clients in 'trusted-users', "
+				       "because the builder would run as the daemon's own user",
+				       in->store_dir, in->drv_base);
+		*ret = (in->drv->kind == DRV_FIXED && may_ask) || in->opts->no_chroot ? SANDBOX_OFF
+										      : SANDBOX_ON;
 		return 0;
 	default:
 		if (in->opts->no_chroot)

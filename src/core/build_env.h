@@ -31,6 +31,8 @@ struct build_env_input {
 	const char *scratch;
 	uint64_t n_processors;
 	bool check;
+	bool own_uid; /* the builder has the daemon's own id (ids = single) */
+	bool trusted; /* somebody in 'trusted-users' asked for it */
 	/* The daemon's own environment, for impureEnvVars; NULL when unset. */
 	const char *(*get_env)(const char *name);
 };

@@ -29,7 +29,7 @@ enum {
 	REPLY_MAX = 64 << 20, /* bytes of one message of a supervisor */
 	RETRY_IDS_USEC = 1000000,
 	CANCEL_GRACE_USEC = 5000000, /* before there was anything to delete */
-	RELEASE_GRACE_SEC = 600, /* deleting a large scratch takes its time */
+	RELEASE_GRACE_SEC = 600,     /* deleting a large scratch takes its time */
 	MESSAGES_PER_ROUND = 64,
 	MESSAGES_AT_END = 4096, /* more than fit into a socket */
 };
@@ -49,6 +49,9 @@ struct runs *runs_new(struct core *core)
 	if (lease_setup(core, &r->lease, &r->lease_error) != 0) {
 		r->lease = NULL;
 		log_error("builds are refused: %s", err_msg(&r->lease_error));
+	} else if (lease_mode(r->lease) == IDS_SINGLE && core->settings.sandbox != SANDBOX_TRUE) {
+		log_warn("the setting 'sandbox' is not true and ids are single: builds without a "
+			 "sandbox run as the daemon's own user and can change its store");
 	}
 	return r;
 }
@@ -561,7 +564,8 @@ void build_run_cancel(struct build_run *run)
 	if (chan_send(run->chan, BUILD_CANCEL, 0, NULL, 0, NULL, 0) < 0)
 		run_kill(run);
 	else
-		/* It deletes what the builder made, which nobody else may; nobody waits for that. */
+		/* It deletes what the builder made, which nobody else may; nobody waits for that.
+		 */
 		arm_kill(run, run->ids_given ? (uint64_t)RELEASE_GRACE_SEC * 1000000
 					     : CANCEL_GRACE_USEC);
 }

@@ -15,6 +15,7 @@ struct build_job {
 	const struct drv_opts *opts;	 /* as drv */
 	const struct settings *settings; /* needed only by build_run_start */
 	bool check;
+	bool trusted; /* somebody in 'trusted-users' waits for it */
 };
 
 struct build_outcome {

@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "core/build_run_int.h"
 #include "core/core.h"
+#include "core/lease.h"
 #include "core/place.h"
 #include "core/spawn.h"
 #include "core/spool.h"
@@ -121,6 +122,8 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 				      .settings = job->settings,
 				      .n_processors = run->runs->n_processors,
 				      .check = job->check,
+				      .own_uid = lease_mode(run->runs->lease) == IDS_SINGLE,
+				      .trusted = job->trusted,
 				      .get_env = (const char *(*)(const char *))getenv };
 	int r;
 

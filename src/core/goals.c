@@ -131,7 +131,7 @@ static void request_free(struct request *r)
 }
 
 int request_new(struct goals *g, const struct session_build *b, const struct settings *settings,
-		uid_t owner_uid, const struct request_events *events, void *ctx,
+		uid_t owner_uid, bool trusted, const struct request_events *events, void *ctx,
 		struct request **ret, struct err *e)
 {
 	struct request *r;
@@ -151,6 +151,7 @@ int request_new(struct goals *g, const struct session_build *b, const struct set
 	r->ctx = ctx;
 	r->check = b->mode == BUILD_CHECK;
 	r->with_results = b->with_results;
+	r->trusted = trusted;
 	r->arena = ARENA_INIT(REQUEST_MEMORY);
 	r->ready_end = &r->ready;
 	err = settings_copy(settings, &r->settings);

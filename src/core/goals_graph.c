@@ -298,51 +298,64 @@ int outputs_valid(struct goals *g, const struct store_path *drv, const struct st
 	return missing;
 }
 
+/* The goal is over for one request, whose interest ends. `alone`: others still wait for it, so that
+ * no goal above it can fail for this request's sake; the request is over, keep-going or not. */
+static void interest_done(struct interest *i, bool was_running, bool ok, uint64_t status,
+			  const char *error, bool alone)
+{
+	struct goal *g = i->goal;
+	struct request *r = i->request;
+	bool is_target = i->targets != NULL;
+
+	for (struct target *t = i->targets; t; t = t->next_of_interest) {
+		t->times_built = was_running && ok;
+		t->start_time = g->start_time;
+		t->stop_time = g->stop_time;
+		t->cpu_known = g->cpu_known;
+		t->cpu_user_usec = g->cpu_user_usec;
+		t->cpu_system_usec = g->cpu_system_usec;
+		target_done(r, t, status, error);
+	}
+	interest_free(i);
+	if (was_running)
+		r->progress.running--;
+	if (g->counted) {
+		if (ok)
+			r->progress.done++;
+		else
+			r->progress.failed++;
+		r->progress_due = true;
+	}
+	if (ok || r->over)
+		return;
+	if (!is_target)
+		note_error(r, error);
+	if (!r->settings.keep_going || (alone && !is_target)) {
+		request_give_up(r, g);
+		interests_drop_all(r);
+	}
+}
+
+/* Gives its slot back, and is not to be dropped while it is told. */
+static void goal_stand(struct goal *g)
+{
+	if (g->state == GOAL_READY)
+		goal_unready(g);
+	if (g->state == GOAL_RUNNING)
+		slot_free(g);
+	g->state = GOAL_WAITING;
+	g->payer = NULL;
+}
+
 /* The goal is over. Who waits for it directly is told or moves on; nothing deeper is touched. */
 void goal_done(struct goal *g, bool ok, uint64_t status, const char *error)
 {
 	bool was_running = g->state == GOAL_RUNNING;
 
-	if (g->state == GOAL_READY)
-		goal_unready(g);
-	if (was_running)
-		slot_free(g);
-	g->state = GOAL_WAITING; /* not to be dropped while it is told */
-	g->payer = NULL;
+	goal_stand(g);
 	g->status = status;
-	while (g->interests) {
-		struct interest *i = g->interests;
-		struct request *r = i->request;
-		bool is_target = i->targets != NULL;
-
-		for (struct target *t = i->targets; t; t = t->next_of_interest) {
-			t->times_built = was_running && ok;
-			t->start_time = g->start_time;
-			t->stop_time = g->stop_time;
-			t->cpu_known = g->cpu_known;
-			t->cpu_user_usec = g->cpu_user_usec;
-			t->cpu_system_usec = g->cpu_system_usec;
-			target_done(r, t, status, error);
-		}
-		interest_free(i);
-		if (was_running)
-			r->progress.running--;
-		if (g->counted) {
-			if (ok)
-				r->progress.done++;
-			else
-				r->progress.failed++;
-			r->progress_due = true;
-		}
-		if (ok || r->over)
-			continue;
-		if (!is_target)
-			note_error(r, error);
-		if (!r->settings.keep_going) {
-			request_give_up(r, g);
-			interests_drop_all(r);
-		}
-	}
+	while (g->interests)
+		interest_done(g->interests, was_running, ok, status, error, false);
 	while (g->needed_by) {
 		struct goal *up = g->needed_by->up;
 
@@ -539,6 +552,68 @@ static void log_end(const struct goal *g, const struct build_outcome *o)
 			 (unsigned long)g->build, g->drv_path.base, result, sec);
 }
 
+/* ---- limits: one request's must not end the build of another ---- */
+
+static bool is_laxer(uint64_t limit, uint64_t than)
+{
+	return than && (!limit || limit > than);
+}
+
+static struct limits limits_of(const struct settings *s)
+{
+	return (struct limits){ s->timeout, s->max_silent_time, s->max_build_log_size };
+}
+
+/* What of each two a run may have that serves both. */
+static struct limits laxest(struct limits a, struct limits b)
+{
+	return (struct limits){
+		is_laxer(b.timeout, a.timeout) ? b.timeout : a.timeout,
+		is_laxer(b.silence, a.silence) ? b.silence : a.silence,
+		is_laxer(b.log, a.log) ? b.log : a.log,
+	};
+}
+
+/* The limit that ended the run is not, or need not be, one of this request's. */
+static bool outlasts(const struct request *r, const struct goal *g, uint64_t status)
+{
+	struct limits own = limits_of(&r->settings);
+
+	if (r->dead || r->over)
+		return false;
+	if (status == TIMED_OUT)
+		return is_laxer(own.timeout, g->limits.timeout) ||
+		       is_laxer(own.silence, g->limits.silence);
+	return status == LOG_LIMIT_EXCEEDED && is_laxer(own.log, g->limits.log);
+}
+
+static struct interest *find_interest(const struct goal *g, uint64_t status, bool lax)
+{
+	struct interest *i = g->interests;
+
+	while (i && outlasts(i->request, g, status) != lax)
+		i = i->next_of_goal;
+	return i;
+}
+
+/* Only those fail whose limits it were; for the others it is built again. */
+static void build_again(struct goal *g, const struct build_outcome *o)
+{
+	struct interest *i;
+
+	goal_stand(g);
+	while ((i = find_interest(g, o->status, false)))
+		interest_done(i, true, false, o->status, o->error, true);
+	for (i = g->interests; i; i = i->next_of_goal) {
+		i->request->progress.running--;
+		i->request->progress_due = true;
+	}
+	g->again = true;
+	g->started = false;
+	g->log_size = 0;
+	goal_push(g);
+}
+
 static void on_ended(void *ctx, const struct build_outcome *o)
 {
 	struct goal *g = ctx;
@@ -553,23 +628,47 @@ static void on_ended(void *ctx, const struct build_outcome *o)
 	log_end(g, o);
 	if (g->started)
 		report_ended(g, ok);
-	goal_done(g, ok, o->status, o->error);
+	if (find_interest(g, o->status, true))
+		build_again(g, o);
+	else
+		goal_done(g, ok, o->status, o->error);
 }
 
 static const struct build_run_events run_events = {
 	.started = on_started, .log = on_log, .note = on_note, .ended = on_ended
 };
 
+/* Told to the supervisor as settings. The payer's are good for a first run: what he pays for is
+ * usually his alone. */
+static int start_run(struct goal *g, struct err *e)
+{
+	struct build_job job = {
+		.drv_base = g->drv_path.base, .drv = &g->drv, .opts = &g->opts, .check = g->check
+	};
+	struct settings s;
+	int r = settings_copy(&g->payer->settings, &s);
+
+	if (r < 0)
+		return err_errno(e, r, "starting a build");
+	g->limits = limits_of(&s);
+	for (struct interest *i = g->interests; i; i = i->next_of_goal)
+		job.trusted |= i->request->trusted;
+	for (struct interest *i = g->again ? g->interests : NULL; i; i = i->next_of_goal)
+		g->limits = laxest(g->limits, limits_of(&i->request->settings));
+	s.timeout = g->limits.timeout;
+	s.max_silent_time = g->limits.silence;
+	s.max_build_log_size = g->limits.log;
+	job.settings = &s;
+	r = build_run_start(g->goals->runs, &job, &run_events, g, &g->run, e);
+	settings_done(&s);
+	return r;
+}
+
 /* It has a slot. The outputs are looked for once more: another goal may have made the same fixed
  * output, or another daemon the same build. */
 void goal_start(struct goal *g)
 {
 	_cleanup_err_ struct err e = {};
-	struct build_job job = { .drv_base = g->drv_path.base,
-				 .drv = &g->drv,
-				 .opts = &g->opts,
-				 .settings = &g->payer->settings,
-				 .check = g->check };
 	int r;
 
 	if (settled_by_outputs(g))
@@ -584,7 +683,7 @@ void goal_start(struct goal *g)
 		i->request->progress.running++;
 		i->request->progress_due = true;
 	}
-	r = build_run_start(g->goals->runs, &job, &run_events, g, &g->run, &e);
+	r = start_run(g, &e);
 	if (r) {
 		g->run = NULL;
 		goal_fail(g, r > 0 && r <= NO_SUBSTITUTERS ? (uint64_t)r : MISC_FAILURE, &e);

@@ -44,6 +44,10 @@ struct interest {
 	struct interest *next_of_request, **link_of_request;
 };
 
+struct limits {
+	uint64_t timeout, silence, log; /* seconds, seconds, bytes; 0: none */
+};
+
 struct goal {
 	struct goals *goals;
 	char *key; /* of goals->by_key */
@@ -65,6 +69,8 @@ struct goal {
 	struct goal *next_ready, **link_ready;
 	/* GOAL_RUNNING */
 	struct build_run *run;
+	struct limits limits; /* the run's; one of a request that asked for them */
+	bool again; /* an earlier run was ended by limits that not all who wait have asked for */
 	uint64_t build; /* number in events */
 	bool started;	/* listeners know it */
 	uint64_t log_size;
@@ -107,7 +113,7 @@ struct request {
 	void *ctx;
 	struct settings settings;
 	struct owner *owner;
-	bool check, with_results, begun, over, dead;
+	bool check, with_results, trusted, begun, over, dead;
 	struct arena arena;
 	struct {
 		struct target *v;

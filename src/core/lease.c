@@ -404,22 +404,41 @@ static int subid_map(struct lease *l, pid_t pid, struct build_ids *ret_ids, int 
 
 /* ---- choosing ---- */
 
-/* 0 when this source is the one; else what is missing, in `e`. */
-static int try_broker(struct lease *l, const struct core *core, struct err *e)
+static const char *socket_path(const struct core *core)
 {
 	const char *path = core->settings.ids_socket;
 
-	if (!path || !*path)
-		path = "/run/airplant/ids/socket";
-	free(l->socket_path);
+	return path && *path ? path : "/run/airplant/ids/socket";
+}
+
+/* The mode is broker from now on. That none answers at this moment (`e` says so) changes nothing:
+ * it may be starting, and each build asks anew and is refused while nobody answers. */
+static int use_broker(struct lease *l, const struct core *core, struct err *e)
+{
+	const char *path = socket_path(core);
+	int r;
+
 	l->socket_path = strdup(path);
 	if (!l->socket_path)
 		return err_set(e, -ENOMEM, "out of memory");
-	l->broker = broker_connect(path);
-	if (l->broker < 0)
-		return err_errno(e, TAKE_FD(l->broker), "no id broker answers at '%s'", path);
 	l->mode = IDS_BROKER;
+	r = broker_connect(path);
+	if (r < 0)
+		return err_errno(e, r, "no id broker answers at '%s'", path);
+	l->broker = r;
 	return 0;
+}
+
+/* For "auto": is this machine set up for a broker? 0 when its socket is there, whether somebody
+ * answers now or not; else what is missing, in `e`. */
+static int look_for_broker(const struct core *core, struct err *e)
+{
+	const char *path = socket_path(core);
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return err_errno(e, -errno, "no id broker has its socket at '%s'", path);
+	return S_ISSOCK(st.st_mode) ? 0 : err_set(e, -ENOTSOCK, "'%s' is no socket", path);
 }
 
 static int try_subid(struct lease *l, const struct core *core, struct err *e)
@@ -432,6 +451,18 @@ static int try_subid(struct lease *l, const struct core *core, struct err *e)
 	return 0;
 }
 
+static int choose_broker(struct lease *l, const struct core *core, char **ret_why, struct err *e)
+{
+	_cleanup_err_ struct err none = { 0 };
+	int r = use_broker(l, core, &none);
+
+	if (r == -ENOMEM)
+		return err_set(e, -ENOMEM, "out of memory");
+	if (r < 0)
+		*ret_why = strdup(err_msg(&none));
+	return 0;
+}
+
 /* "auto" goes down the list; `ret_why` says why it did not stop earlier (heap, or NULL). */
 static int choose(struct lease *l, const struct core *core, char **ret_why, struct err *e)
 {
@@ -439,13 +470,7 @@ static int choose(struct lease *l, const struct core *core, char **ret_why, stru
 
 	switch (core->settings.ids) {
 	case IDS_USE_BROKER:
-		/* It may still come: each build asks anew, and is refused while nobody answers. */
-		if (try_broker(l, core, &no_broker) == -ENOMEM)
-			return err_set(e, -ENOMEM, "out of memory");
-		l->mode = IDS_BROKER;
-		if (l->broker < 0)
-			*ret_why = strdup(err_msg(&no_broker));
-		return 0;
+		return choose_broker(l, core, ret_why, e);
 	case IDS_USE_SUBID:
 		return try_subid(l, core, e);
 	case IDS_USE_SINGLE:
@@ -454,7 +479,9 @@ static int choose(struct lease *l, const struct core *core, char **ret_why, stru
 	default:
 		break;
 	}
-	if (try_broker(l, core, &no_broker) == 0 || try_subid(l, core, &no_subid) == 0)
+	if (look_for_broker(core, &no_broker) == 0)
+		return choose_broker(l, core, ret_why, e);
+	if (try_subid(l, core, &no_subid) == 0)
 		return 0;
 	if (asprintf(ret_why, "%s; %s", err_msg(&no_broker), err_msg(&no_subid)) < 0)
 		*ret_why = NULL;
@@ -505,11 +532,19 @@ static int setup(struct core *core, struct lease **ret, char **ret_why, struct e
 	return 0;
 }
 
+/* What lease_probe() found, for lease_setup(): the daemon is sealed for one mode, so that there
+ * must not be a second answer. */
+static struct lease *probed;
+static char *probed_why;
+
 int lease_setup(struct core *core, struct lease **ret, struct err *e)
 {
-	_cleanup_free_ char *why = NULL;
-	int r = setup(core, ret, &why, e);
+	_cleanup_free_ char *why = TAKE_PTR(probed_why);
+	int r = 0;
 
+	*ret = TAKE_PTR(probed);
+	if (!*ret)
+		r = setup(core, ret, &why, e);
 	if (r == 0)
 		log_choice(*ret, why);
 	return r;
@@ -517,14 +552,10 @@ int lease_setup(struct core *core, struct lease **ret, struct err *e)
 
 int lease_probe(struct core *core, enum build_ids_mode *ret, struct err *e)
 {
-	_cleanup_free_ char *why = NULL;
-	struct lease *l;
-	int r = setup(core, &l, &why, e);
+	int r = probed ? 0 : setup(core, &probed, &probed_why, e);
 
-	if (r == 0) {
-		*ret = l->mode;
-		lease_free(l);
-	}
+	if (r == 0)
+		*ret = probed->mode;
 	return r;
 }
 

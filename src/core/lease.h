@@ -7,9 +7,9 @@
 struct core;
 struct lease;
 
-/* What lease_setup() would decide for. 0 or an error; logs nothing. */
+/* Decides as lease_setup() does, which then keeps to it. 0 or an error; logs nothing. */
 int lease_probe(struct core *core, enum build_ids_mode *ret, struct err *e);
-/* Decides by settings.ids ("auto": broker where its socket answers, else subid where newuidmap and
+/* Decides by settings.ids ("auto": broker where its socket is, even if nobody answers now, else subid where newuidmap and
  * a grant in /etc/subuid and /etc/subgid exist, else single) and logs which and why. */
 int lease_setup(struct core *core, struct lease **ret, struct err *e);
 void lease_free(struct lease *l);

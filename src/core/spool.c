@@ -41,8 +41,8 @@ struct spool {
 	uint64_t next; /* number of the next directory; names are never used twice in one life */
 	struct loop_timer *timer;
 	struct child *cleaner;
-	bool dirty; /* something was thrown away since the cleaner started */
-	bool retry; /* the timer is there because a cleaner failed */
+	bool dirty;	     /* something was thrown away since the cleaner started */
+	bool retry;	     /* the timer is there because a cleaner failed */
 	uint64_t again_usec; /* how long after the last failure; 0 when there was none */
 };
 
@@ -184,8 +184,8 @@ static int drop_leftovers(struct spool *s)
 	if (!d)
 		return -errno;
 	fd = -1;
-	/* What cannot be moved (a full disk) stays where it is: names are never used twice, so it is
-	 * in nobody's way, and the next start tries again. */
+	/* What cannot be moved (a full disk) stays where it is: names are never used twice, so it
+	 * is in nobody's way, and the next start tries again. */
 	while ((de = readdir(d))) {
 		if (!strcmp(de->d_name, ".") || !strcmp(de->d_name, "..") ||
 		    !strcmp(de->d_name, "trash"))

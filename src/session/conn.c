@@ -73,12 +73,14 @@ static int read_some(struct session *s, ssize_t *ret)
 		*ret = read(s->fd_in, s->in_buf, IN_SIZE);
 		if (*ret >= 0)
 			return 0;
-		if (errno == EAGAIN && s->between_requests) {
+		if (errno == EINTR)
+			continue;
+		if (errno != EAGAIN || !s->in_limited)
+			return errno == ECONNRESET ? WIRE_EOF : -errno;
+		if (s->between_requests) {
 			s->between_requests = false; /* once */
 			give_back(s);
 			r = need_buffer(s);
-		} else if (errno != EINTR && errno != EAGAIN) {
-			r = errno == ECONNRESET ? WIRE_EOF : -errno;
 		}
 	}
 	return r;

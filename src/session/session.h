@@ -18,10 +18,10 @@
 enum { OP_FAILED = 16 }; /* apart from WIRE_BAD and WIRE_EOF */
 
 enum {
-	IN_SIZE = 64 * 1024,	/* input buffer, allocated when the client speaks */
+	IN_SIZE = 64 * 1024,		     /* input buffer, allocated when the client speaks */
 	IDLE_MSEC = SESSION_IDLE_SEC * 1000, /* of silence, then memory is given back */
-	PENDING_MAX = 128,	/* adds on their way to the core */
-	DRAIN_MAX = 0x7fffffff, /* bytes of a failed stream that are read to its end */
+	PENDING_MAX = 128,		     /* adds on their way to the core */
+	DRAIN_MAX = 0x7fffffff,		     /* bytes of a failed stream that are read to its end */
 };
 
 /* An answer that may be sent when the core has said DONE. */

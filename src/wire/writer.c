@@ -5,7 +5,13 @@ void wire_put_raw(struct wire_out *out, const void *data, size_t len)
 {
 	if (out->rc < 0)
 		return;
-	out->rc = buf_append(&out->b, data, len);
+	/* Nearly always there is room: answers are many short pieces. */
+	if (len && len <= out->b.cap - out->b.len && len <= out->b.max - out->b.len) {
+		memcpy(out->b.data + out->b.len, data, len);
+		out->b.len += len;
+	} else {
+		out->rc = buf_append(&out->b, data, len);
+	}
 	if (out->rc == 0 && out->flush && out->b.len >= WIRE_OUT_HIGH)
 		out->rc = out->flush(out);
 }

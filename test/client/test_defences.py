@@ -87,7 +87,6 @@ def test_what_cannot_be_deleted_holds_up_nothing(make_daemon):
     stale = daemon.run("nix-store", "-q", "--outputs", drv).stdout.strip()
     open(stale, "w").close()  # what a crash leaves: it gives way
     daemon.run("nix-store", "-r", drv)
-    assert len(spool(daemon, "trash")) == 2
     wait_for(lambda: len(spool(daemon, "trash")) == 1, daemon.daemon_log, seconds=5)
     assert daemon.tail().count("cannot be deleted by the daemon") == 1
 
@@ -134,3 +133,42 @@ def test_one_daemon_per_state(make_daemon):
 def test_root_is_refused(binaries):
     r = subprocess.run([binaries / "airplantd"], capture_output=True, text=True, env={}, timeout=20)
     assert r.returncode == 1 and "does not run as root" in r.stderr
+
+
+def test_no_chroot_as_the_daemon_needs_trust(make_daemon):
+    """With ids = single such a builder could write the store and the database."""
+    daemon = make_daemon("single", "sandbox = relaxed\n")
+    expr = f'shWith {{ name = "open"; __noChroot = true; }} "echo x > {daemon.state}/db/pwn; echo > $out"'
+    r = daemon.nix_build(expr, user=BOB, check=False)
+    assert r.returncode != 0 and "trusted-users" in r.stderr
+    assert not (daemon.state / "db/pwn").exists()
+    assert "can change its store" in daemon.tail()
+
+
+def test_one_users_timeout_is_not_anothers(make_daemon):
+    daemon = make_daemon("single", start=False)
+    gate = daemon.base / "gate"
+    gate.mkdir()
+    daemon.write_conf(f"sandbox-paths = /bin/sh=/bin/busybox /gate={gate}\n")
+    daemon.start()
+    expr = PRELUDE + 'sh "shared" "echo now; while ! [ -e /gate/open ]; do :; done; echo > $out"'
+    hasty = daemon.popen("nix-build", "--no-out-link", "--timeout", "1", "-E", expr)
+    running_build(daemon, hasty, "")
+    other = daemon.popen("nix-build", "--no-out-link", "-E", expr, user=BOB)
+    running_build(daemon, other, "")
+    assert hasty.wait(20) != 0
+    (gate / "open").touch()
+    text, _ = other.communicate(timeout=20)
+    assert other.returncode == 0, text
+
+
+def test_sandbox_path_in_the_store_is_read_only(make_daemon):
+    """With ids = single the builder owns what is in the store."""
+    daemon = make_daemon("single")
+    path = daemon.run("nix-store", "--add", "/etc/hostname").stdout.strip()
+    daemon.stop()
+    daemon.write_conf(f"extra-sandbox-paths = /bin/busybox {path} /seen={daemon.store}\n")
+    daemon.start()
+    name = os.path.basename(path)
+    daemon.nix_build(f'sh "w" "for f in {path} /seen/{name}; do ! /bin/busybox chmod 644 $f && ! echo x > $f || exit 1; done; echo > $out"')
+    assert daemon.run("nix-store", "--verify-path", path).returncode == 0

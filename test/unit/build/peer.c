@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -222,6 +223,9 @@ static bool handle(struct peer *p, int chan, pid_t pid, double begin)
 		answer_ids(p, chan, pid);
 		break;
 	case BUILD_RUNNING:
+		/* With it the core can end the builder whatever becomes of the supervisor. */
+		MUST(m.n_fds == 1 &&
+		     syscall(SYS_pidfd_send_signal, m.fds[0], 0, NULL, 0) == 0);
 		p->got_running = msg_decode(&m, &build_running_layout, &p->arena, &p->running) == 0;
 		break;
 	case BUILD_END:

@@ -158,7 +158,8 @@ static const char see[] =
 	"while read a b c d t o rest; do echo $t $o; done < /proc/self/mountinfo\n"
 	"grep -E 'Cap|NoNew|Seccomp|Groups|^Uid|^Gid|Umask|Sig[BIC]' /proc/self/status\n"
 	"cat /proc/self/personality /proc/self/cgroup /etc/passwd /etc/group /etc/hosts; uname -n\n"
-	"ulimit -a | grep -v signals; ip addr; ps | wc -l; pwd; umask; test -t 2 && echo tty; test "
+	"ulimit -a | grep -v signals; ip addr; ps > /tmp/p; wc -l < /tmp/p; pwd; umask; test -t 2 "
+	"&& echo tty; test "
 	"-t 0\n"
 	"mkdir /foo; mkdir /nix/foo; touch /etc/x; chmod 4755 /build; echo > " STORE PEER_FILE "\n"
 	"touch /build/x /tmp/x /dev/shm/x; ls -ln /build/x /tmp/x | cut -c1-40\n"
@@ -442,8 +443,7 @@ static void check_fixed_refs(struct peer *p)
 {
 	fixed(p, STORE PEER_FILE, false);
 	expect(p, "printf %s " STORE PEER_FILE " > $out", OUTPUT_REJECTED);
-	assert_non_null(
-		strstr(p->end.error, "is not allowed to refer to other store paths"));
+	assert_non_null(strstr(p->end.error, "is not allowed to refer to other store paths"));
 }
 
 static void test_fixed(void **state)
@@ -636,18 +636,12 @@ static void test_log(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_built),
-		cmocka_unit_test(test_many_inputs),
-		cmocka_unit_test(test_store_binds),
-		cmocka_unit_test(test_same_in_both_modes),
-		cmocka_unit_test(test_files),
-		cmocka_unit_test(test_sentences),
-		cmocka_unit_test(test_limits),
-		cmocka_unit_test(test_fixed),
-		cmocka_unit_test(test_hostile),
-		cmocka_unit_test(test_no_sandbox),
-		cmocka_unit_test(test_buildenv),
-		cmocka_unit_test(test_log),
+		cmocka_unit_test(test_built),	    cmocka_unit_test(test_many_inputs),
+		cmocka_unit_test(test_store_binds), cmocka_unit_test(test_same_in_both_modes),
+		cmocka_unit_test(test_files),	    cmocka_unit_test(test_sentences),
+		cmocka_unit_test(test_limits),	    cmocka_unit_test(test_fixed),
+		cmocka_unit_test(test_hostile),	    cmocka_unit_test(test_no_sandbox),
+		cmocka_unit_test(test_buildenv),    cmocka_unit_test(test_log),
 	};
 
 	if (argc < 2)

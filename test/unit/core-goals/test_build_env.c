@@ -233,6 +233,20 @@ static void no_chroot_needs_relaxed(void **state)
 	assert_int_equal(f.out.sandbox, SANDBOX_OFF);
 	assert_string_equal(f.out.build_dir, "/scratch/b-1/build");
 	assert_string_equal(get(&f.out.env, "TMPDIR"), "/scratch/b-1/build");
+	/* As the daemon's own user: only if somebody who is trusted wants it. */
+	f.in.own_uid = true;
+	assert_int_equal(build_env_make(&f.in, &f.a, &f.out, &f.e), ENV_BAD);
+	assert_non_null(strstr(f.e.msg, "'trusted-users'"));
+	f.opts.no_chroot = false;
+	f.drv.kind = DRV_FIXED;
+	assert_int_equal(build_env_make(&f.in, &f.a, &f.out, &f.e), 0);
+	assert_int_equal(f.out.sandbox, SANDBOX_ON);
+	f.in.trusted = true;
+	assert_int_equal(build_env_make(&f.in, &f.a, &f.out, &f.e), 0);
+	assert_int_equal(f.out.sandbox, SANDBOX_OFF);
+	f.opts.no_chroot = true;
+	assert_int_equal(build_env_make(&f.in, &f.a, &f.out, &f.e), 0);
+	assert_int_equal(f.out.sandbox, SANDBOX_OFF);
 	fixture_done(&f);
 }
 

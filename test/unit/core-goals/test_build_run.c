@@ -161,7 +161,7 @@ struct world {
 	struct arena arena;
 	struct drv drv;
 	struct drv_opts opts;
-	bool started, over, cancel_at_start;
+	bool started, over, cancel_at_start, reopen_at_start;
 	uint64_t status, log_size;
 	pid_t builder;
 	char *error;
@@ -185,6 +185,8 @@ static void on_started(void *ctx)
 	struct world *w = ctx;
 
 	w->started = true;
+	if (w->reopen_at_start)
+		w->core.generation++;
 	if (w->cancel_at_start) {
 		build_run_cancel(w->run);
 		rest(w);
@@ -467,6 +469,20 @@ static void a_cancelled_build_is_silent_and_gone(void **state)
 	close_world(&w);
 }
 
+/* After the store was opened anew the name of an old scratch may be another build's. */
+static void an_old_build_drops_nothing_of_a_new_store(void **state)
+{
+	struct world w;
+
+	(void)state;
+	open_world(&w);
+	w.reopen_at_start = true;
+	run_part(&w, "fail");
+	assert_int_equal(w.status, PERMANENT_FAILURE);
+	assert_int_equal(scratches_left(&w), 1);
+	close_world(&w);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -475,6 +491,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(lies_and_noise_register_nothing),
 		cmocka_unit_test(no_builder_outlives_its_supervisor),
 		cmocka_unit_test(only_the_first_answer_counts),
+		cmocka_unit_test(an_old_build_drops_nothing_of_a_new_store),
 		cmocka_unit_test(a_cancelled_build_is_silent_and_gone),
 	};
 

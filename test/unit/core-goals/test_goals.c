@@ -43,6 +43,55 @@ static void diamond_is_built_once_each(void **state)
 	client_done(&c);
 }
 
+/* Whoever is in a hurry ends his own wait, not that of another. */
+static void limits_are_the_requests_own(void **state)
+{
+	struct client strict, lax;
+	int a, top;
+
+	(void)state;
+	for (int keep_going = 0; keep_going < 2; keep_going++) {
+		for (int deep = 0; deep < 2; deep++) {
+			world_reset(8);
+			a = node_add(NULL, 0);
+			top = deep ? node_add(NEEDS(a)) : a;
+			core.settings.timeout = 2;
+			ask(&strict, ONE(top), 1000, 0, keep_going);
+			world_run();
+			core.settings.timeout = 0;
+			ask(&lax, ONE(top), 1001, 0, false);
+			world_run();
+			finish(a, TIMED_OUT, "timed out");
+			assert_true(strict.answered && !strict.ok);
+			assert_int_equal(strict.status[0], deep ? DEPENDENCY_FAILED : TIMED_OUT);
+			assert_false(lax.answered);
+			assert_non_null(build_of(a));
+			assert_int_equal(lax.progress.running, 1);
+			finish(a, BUILT, "");
+			if (deep)
+				finish(top, BUILT, "");
+			assert_true(lax.answered && lax.ok);
+			assert_int_equal(times_started(a), 2);
+			assert_int_equal(core.goals->by_key.n, 0);
+			client_done(&strict);
+			client_done(&lax);
+		}
+	}
+	/* Its own limit, or no limit that differs: nothing is built again. */
+	core.settings.timeout = 2;
+	a = node_add(NULL, 0);
+	ask(&strict, ONE(a), 1000, 0, false);
+	world_run();
+	ask(&lax, ONE(a), 1001, 0, false);
+	world_run();
+	finish(a, TIMED_OUT, "timed out");
+	core.settings.timeout = 0;
+	assert_true(strict.answered && lax.answered && !lax.ok);
+	assert_int_equal(times_started(a), 1);
+	client_done(&strict);
+	client_done(&lax);
+}
+
 static void valid_outputs_need_nothing(void **state)
 {
 	struct client c;
@@ -337,16 +386,16 @@ static void unknown_targets_are_told(void **state)
 	(void)state;
 	world_reset(8);
 	assert_int_equal(strv_add(&b.targets, "../../etc/passwd"), 0);
-	assert_int_not_equal(request_new(core.goals, &b, &core.settings, 1, &none, NULL, &r, &e),
-			     0);
+	assert_int_not_equal(
+		request_new(core.goals, &b, &core.settings, 1, false, &none, NULL, &r, &e), 0);
 	strv_done(&b.targets);
 	assert_int_equal(strv_add(&b.targets, "99999999999999999999999999999999-gone!out"), 0);
-	assert_int_not_equal(request_new(core.goals, &b, &core.settings, 1, &none, NULL, &r, &e),
-			     0);
+	assert_int_not_equal(
+		request_new(core.goals, &b, &core.settings, 1, false, &none, NULL, &r, &e), 0);
 	strv_done(&b.targets);
 	b.mode = BUILD_REPAIR;
-	assert_int_not_equal(request_new(core.goals, &b, &core.settings, 1, &none, NULL, &r, &e),
-			     0);
+	assert_int_not_equal(
+		request_new(core.goals, &b, &core.settings, 1, false, &none, NULL, &r, &e), 0);
 	err_done(&e);
 	assert_null(core.goals->requests);
 }
@@ -373,6 +422,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(diamond_is_built_once_each),
+		cmocka_unit_test(limits_are_the_requests_own),
 		cmocka_unit_test(valid_outputs_need_nothing),
 		cmocka_unit_test(first_failure_ends_the_request),
 		cmocka_unit_test(keep_going_tries_the_rest),

@@ -184,6 +184,37 @@ static void test_no_broker(void **state)
 	lease_free(l);
 }
 
+/* A broker that is not up yet is waited for: "auto" never means less because of the moment. */
+static void test_auto(void **state)
+{
+	struct core core = { .settings = { .ids = IDS_AUTO, .ids_socket = path },
+			     .state_dir = "/nonexistent" };
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	_cleanup_close_ int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	_cleanup_err_ struct err e = { 0 };
+	enum build_ids_mode mode;
+	struct lease *l = NULL;
+
+	(void)state;
+	unlink(path);
+	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", path);
+	assert_int_equal(bind(s, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	assert_int_equal(lease_setup(&core, &l, &e), 0);
+	assert_int_equal(lease_mode(l), IDS_BROKER);
+	lease_free(l);
+	/* What the daemon was sealed for is what it does. */
+	unlink(path);
+	assert_int_equal(lease_probe(&core, &mode, &e), 0);
+	assert_int_equal(mode, IDS_SINGLE); /* no state directory, no subid */
+	assert_int_equal(bind(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0),
+			      (struct sockaddr *)&sa, sizeof(sa)),
+			 0);
+	assert_int_equal(lease_setup(&core, &l, &e), 0);
+	assert_int_equal(lease_mode(l), IDS_SINGLE);
+	lease_free(l);
+	unlink(path);
+}
+
 static void test_single(void **state)
 {
 	struct core core = { .settings = { .ids = IDS_USE_SINGLE }, .uid = 4711 };
@@ -274,9 +305,8 @@ static int group_teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_fakes),
-		cmocka_unit_test(test_no_broker),
-		cmocka_unit_test(test_single),
+		cmocka_unit_test(test_fakes), cmocka_unit_test(test_no_broker),
+		cmocka_unit_test(test_auto),  cmocka_unit_test(test_single),
 		cmocka_unit_test(test_subid),
 	};
 

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -206,7 +207,9 @@ static void run_core(const struct fake_core *f, int chan)
 static int run_session(const struct fake_core *f, int chan, int client)
 {
 	struct session *s = malloc(sizeof(*s));
+	struct timeval idle = { .tv_usec = f->idle_msec * 1000 };
 
+	assert(setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof(idle)) == 0);
 	(void)umask(0);
 	session_init(s);
 	s->core = chan;

@@ -14,7 +14,8 @@ struct fake_core {
 	const char *refuse_add; /* a sentence: every ADD fails with it */
 	const char *build_log;	/* text of the log of a build; NULL: no build event at all */
 	const char *build_error;
-	bool build_hangs; /* a build never ends */
+	bool build_hangs;   /* a build never ends */
+	unsigned idle_msec; /* the socket's receive timeout, as the core sets one; 0: none */
 	struct db *keep;
 };
 

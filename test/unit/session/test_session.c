@@ -592,12 +592,36 @@ static void test_cut_anywhere(void **state)
 	buf_done(&nar);
 }
 
+/* The receive timeout passes between requests and in the middle of one: neither ends anything. */
+static void test_slow_client(void **state)
+{
+	struct client c;
+
+	(void)state;
+	core.idle_msec = 10;
+	client_start(&c, &core, 38);
+	for (int i = 0; i < 3; i++) {
+		usleep(40 * 1000);
+		wire_put_u64(&c.out, OP_QUERY_PATH_INFO);
+		wire_put_u64(&c.out, strlen(ABSENT));
+		client_send(&c);
+		usleep(40 * 1000);
+		wire_put_raw(&c.out, ABSENT, strlen(ABSENT));
+		wire_put_raw(&c.out, "\0\0\0\0\0\0\0", -strlen(ABSENT) & 7);
+		client_send(&c);
+		assert_true(client_answer(&c));
+		assert_int_equal(client_u64(&c), 0);
+	}
+	assert_true(client_end(&c));
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_queries_of_nothing),
+		T(test_slow_client),
 		T(test_add_methods),
 		T(test_many_at_once),
 		T(test_big_flat_file),
