@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "build/logfile.h"
 #include "build/supervisor.h"
 
@@ -30,14 +31,6 @@ struct watch {
 	bool set_up;
 	bool terminal_open;
 };
-
-static uint64_t now_usec(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
 
 static int send_with(struct build *b, uint32_t type, const struct layout *l, const void *record,
 		     const int *fd)

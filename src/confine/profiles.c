@@ -14,101 +14,33 @@
 #include <sys/stat.h>
 
 #define INT 0xffffffffULL
-#define CALL(name)                                                                                 \
-	{                                                                                          \
-		name, 0,                                                                           \
-		{                                                                                  \
-		}                                                                                  \
-	}
-#define IS(name, arg, value)                                                                       \
-	{                                                                                          \
-		name, 1,                                                                           \
-		{                                                                                  \
-			{                                                                          \
-				arg, INT, (uint32_t)(value)                                        \
-			}                                                                          \
-		}                                                                                  \
-	}
-#define HAS(name, arg, bits)                                                                       \
-	{                                                                                          \
-		name, 1,                                                                           \
-		{                                                                                  \
-			{                                                                          \
-				arg, bits, bits                                                    \
-			}                                                                          \
-		}                                                                                  \
-	}
-#define LACKS(name, arg, bits)                                                                     \
-	{                                                                                          \
-		name, 1,                                                                           \
-		{                                                                                  \
-			{                                                                          \
-				arg, bits, 0                                                       \
-			}                                                                          \
-		}                                                                                  \
-	}
-#define HAS2(name, a, abits, b, bbits)                                                             \
-	{                                                                                          \
-		name, 2,                                                                           \
-		{                                                                                  \
-			{ a, abits, abits },                                                       \
-			{                                                                          \
-				b, bbits, bbits                                                    \
-			}                                                                          \
-		}                                                                                  \
-	}
-#define END                                                                                        \
-	{                                                                                          \
-		0                                                                                  \
-	}
+/* clang-format off */
+#define CALL(name) { name, 0, { } }
+#define IS(name, arg, value) { name, 1, { { arg, INT, (uint32_t)(value) } } }
+#define HAS(name, arg, bits) { name, 1, { { arg, bits, bits } } }
+#define LACKS(name, arg, bits) { name, 1, { { arg, bits, 0 } } }
+#define HAS2(name, a, abits, b, bbits) { name, 2, { { a, abits, abits }, { b, bbits, bbits } } }
+#define END { 0 }
 
 /* Whatever a C program does without touching anything but itself. Nothing becomes executable. */
 static const struct call own_memory[] = {
-	LACKS("mmap", 2, PROT_EXEC),
-	LACKS("mprotect", 2, PROT_EXEC),
-	CALL("munmap"),
-	CALL("mremap"),
-	CALL("brk"),
-	CALL("madvise"),
-	CALL("msync"),
-	CALL("futex"),
-	CALL("rseq"),
-	CALL("exit"),
-	CALL("exit_group"),
-	CALL("restart_syscall"),
-	CALL("rt_sigreturn"),
-	CALL("rt_sigaction"),
-	CALL("rt_sigprocmask"),
-	CALL("rt_sigpending"),
-	CALL("rt_sigtimedwait"),
-	CALL("rt_sigsuspend"),
-	CALL("sigaltstack"),
-	CALL("clock_gettime"),
-	CALL("clock_getres"),
-	CALL("clock_nanosleep"),
-	CALL("gettimeofday"),
-	CALL("time"),
-	CALL("nanosleep"),
-	CALL("sched_yield"),
-	CALL("getrandom"),
+	LACKS("mmap", 2, PROT_EXEC), LACKS("mprotect", 2, PROT_EXEC), CALL("munmap"),
+	CALL("mremap"), CALL("brk"), CALL("madvise"), CALL("msync"), CALL("futex"),
+	CALL("rseq"), CALL("exit"), CALL("exit_group"), CALL("restart_syscall"),
+	CALL("rt_sigreturn"), CALL("rt_sigaction"), CALL("rt_sigprocmask"),
+	CALL("rt_sigpending"), CALL("rt_sigtimedwait"), CALL("rt_sigsuspend"),
+	CALL("sigaltstack"), CALL("clock_gettime"), CALL("clock_getres"),
+	CALL("clock_nanosleep"), CALL("gettimeofday"), CALL("time"), CALL("nanosleep"),
+	CALL("sched_yield"), CALL("getrandom"),
 	END,
 };
 
 /* Looking at itself: also what confine_seal needs in order to check what it did. */
 static const struct call look_at_self[] = {
-	CALL("getpid"),
-	CALL("gettid"),
-	CALL("getppid"),
-	CALL("getuid"),
-	CALL("geteuid"),
-	CALL("getgid"),
-	CALL("getegid"),
-	CALL("capget"),
-	IS("prctl", 0, PR_GET_DUMPABLE),
-	IS("prctl", 0, PR_GET_NO_NEW_PRIVS),
-	IS("prctl", 0, PR_GET_SECUREBITS),
-	IS("prctl", 0, PR_GET_SECCOMP),
-	IS("prctl", 0, PR_CAPBSET_READ),
+	CALL("getpid"), CALL("gettid"), CALL("getppid"), CALL("getuid"), CALL("geteuid"),
+	CALL("getgid"), CALL("getegid"), CALL("capget"), IS("prctl", 0, PR_GET_DUMPABLE),
+	IS("prctl", 0, PR_GET_NO_NEW_PRIVS), IS("prctl", 0, PR_GET_SECUREBITS),
+	IS("prctl", 0, PR_GET_SECCOMP), IS("prctl", 0, PR_CAPBSET_READ),
 	{ "prctl", 2, { { 0, INT, PR_CAP_AMBIENT }, { 1, INT, PR_CAP_AMBIENT_IS_SET } } },
 	END,
 };
@@ -117,54 +49,19 @@ static const struct call look_at_self[] = {
  *
  * fcntl goes by command: F_SETOWN with F_SETSIG would be a kill(2) by another name. */
 static const struct call open_files[] = {
-	CALL("read"),
-	CALL("write"),
-	CALL("readv"),
-	CALL("writev"),
-	CALL("pread64"),
-	CALL("pwrite64"),
-	CALL("preadv"),
-	CALL("pwritev"),
-	CALL("lseek"),
-	CALL("dup"),
-	CALL("pipe2"),
-	CALL("poll"),
-	CALL("ppoll"),
-	CALL("select"),
-	CALL("pselect6"),
-	CALL("epoll_create1"),
-	CALL("epoll_ctl"),
-	CALL("epoll_wait"),
-	CALL("epoll_pwait"),
-	CALL("eventfd2"),
-	CALL("signalfd4"),
-	CALL("timerfd_create"),
-	CALL("timerfd_settime"),
-	CALL("timerfd_gettime"),
-	CALL("recvfrom"),
-	CALL("sendto"),
-	CALL("shutdown"),
-	CALL("getsockopt"),
-	IS("fcntl", 1, F_DUPFD),
-	IS("fcntl", 1, F_DUPFD_CLOEXEC),
-	IS("fcntl", 1, F_GETFD),
-	IS("fcntl", 1, F_SETFD),
-	IS("fcntl", 1, F_GETFL),
-	IS("fcntl", 1, F_SETFL),
-	IS("fcntl", 1, F_GETLK),
-	IS("fcntl", 1, F_SETLK),
-	IS("fcntl", 1, F_SETLKW),
-	IS("fcntl", 1, F_OFD_GETLK),
-	IS("fcntl", 1, F_OFD_SETLK),
-	IS("fcntl", 1, F_OFD_SETLKW),
-	IS("fcntl", 1, F_ADD_SEALS),
-	IS("fcntl", 1, F_GET_SEALS),
-	IS("fcntl", 1, F_SETPIPE_SZ),
-	IS("fcntl", 1, F_GETPIPE_SZ),
-	CALL("flock"),
-	CALL("fstat"),
-	CALL("fstatfs"),
-	CALL("memfd_create"),
+	CALL("read"), CALL("write"), CALL("readv"), CALL("writev"), CALL("pread64"),
+	CALL("pwrite64"), CALL("preadv"), CALL("pwritev"), CALL("lseek"), CALL("dup"),
+	CALL("pipe2"), CALL("poll"), CALL("ppoll"), CALL("select"), CALL("pselect6"),
+	CALL("epoll_create1"), CALL("epoll_ctl"), CALL("epoll_wait"), CALL("epoll_pwait"),
+	CALL("eventfd2"), CALL("signalfd4"), CALL("timerfd_create"), CALL("timerfd_settime"),
+	CALL("timerfd_gettime"), CALL("recvfrom"), CALL("sendto"), CALL("shutdown"),
+	CALL("getsockopt"), IS("fcntl", 1, F_DUPFD), IS("fcntl", 1, F_DUPFD_CLOEXEC),
+	IS("fcntl", 1, F_GETFD), IS("fcntl", 1, F_SETFD), IS("fcntl", 1, F_GETFL),
+	IS("fcntl", 1, F_SETFL), IS("fcntl", 1, F_GETLK), IS("fcntl", 1, F_SETLK),
+	IS("fcntl", 1, F_SETLKW), IS("fcntl", 1, F_OFD_GETLK), IS("fcntl", 1, F_OFD_SETLK),
+	IS("fcntl", 1, F_OFD_SETLKW), IS("fcntl", 1, F_ADD_SEALS), IS("fcntl", 1, F_GET_SEALS),
+	IS("fcntl", 1, F_SETPIPE_SZ), IS("fcntl", 1, F_GETPIPE_SZ), CALL("flock"),
+	CALL("fstat"), CALL("fstatfs"), CALL("memfd_create"),
 	END,
 };
 
@@ -179,24 +76,20 @@ static const struct call open_files[] = {
 		HAS(name, 0, 1 << 10), HAS(name, 0, 1 << 11), HAS(name, 0, 1 << 12),               \
 		HAS(name, 0, 1 << 13), HAS(name, 0, 1 << 14), HAS(name, 0, 1 << 15)
 static const struct call channel[] = {
-	IS("recvmsg", 0, 3),
-	IS("sendmsg", 0, 3),
+	IS("recvmsg", 0, 3), IS("sendmsg", 0, 3),
 	NOT_3("close"),
 	END,
 };
 
 /* A file tree: what unpacking, hashing and deleting one takes. Which tree, the jail decides. */
 static const struct call file_tree[] = {
-	CALL("getdents64"),	 CALL("newfstatat"),	  CALL("stat"),
-	CALL("lstat"),		 CALL("statx"),		  CALL("statfs"),
-	CALL("access"),		 CALL("faccessat"),	  CALL("faccessat2"),
-	CALL("readlink"),	 CALL("readlinkat"),	  CALL("getcwd"),
-	CALL("fchdir"),		 CALL("umask"),		  CALL("unlink"),
-	CALL("unlinkat"),	 CALL("rmdir"),		  CALL("rename"),
-	CALL("renameat"),	 CALL("renameat2"),	  CALL("symlink"),
-	CALL("symlinkat"),	 CALL("utimensat"),	  CALL("ftruncate"),
-	CALL("fallocate"),	 CALL("fadvise64"),	  CALL("fsync"),
-	CALL("fdatasync"),	 CALL("syncfs"),	  CALL("sendfile"),
+	CALL("getdents64"), CALL("newfstatat"), CALL("stat"), CALL("lstat"), CALL("statx"),
+	CALL("statfs"), CALL("access"), CALL("faccessat"), CALL("faccessat2"),
+	CALL("readlink"), CALL("readlinkat"), CALL("getcwd"), CALL("fchdir"), CALL("umask"),
+	CALL("unlink"), CALL("unlinkat"), CALL("rmdir"), CALL("rename"), CALL("renameat"),
+	CALL("renameat2"), CALL("symlink"), CALL("symlinkat"), CALL("utimensat"),
+	CALL("ftruncate"), CALL("fallocate"), CALL("fadvise64"), CALL("fsync"),
+	CALL("fdatasync"), CALL("syncfs"), CALL("sendfile"),
 	CALL("sync_file_range"), CALL("copy_file_range"), END,
 };
 
@@ -212,12 +105,10 @@ static const struct call plain_modes[] = {
 
 /* What libraries ask about the machine; a limit may be read, not set. */
 static const struct call machine[] = {
-	CALL("uname"),
-	CALL("sysinfo"),
-	CALL("sched_getaffinity"),
-	CALL("getrusage"),
+	CALL("uname"), CALL("sysinfo"), CALL("sched_getaffinity"), CALL("getrusage"),
 	CALL("times"),
-	/* All 64 bits of the pointer, and only of itself: prlimit reaches every process of the uid. */
+	/* All 64 bits of the pointer, and only of itself: prlimit reaches every process of the uid.
+	 */
 	{ "prlimit64", 2, { { 0, INT, 0 }, { 2, ~0ULL, 0 } } },
 	END,
 };
@@ -229,44 +120,26 @@ static const struct call terminals[] = { CALL("ioctl"), END };
  * openat2 hides its mode behind a pointer; the kernel takes set-user-ID bits away at the first
  * write of a process without CAP_FSETID, so at worst there is an empty file with such a bit. */
 static const struct call take_over[] = {
-	CALL("openat2"),
-	CALL("fchown"),	      CALL("fchownat"),	    CALL("lchown"),
-	CALL("link"),	      CALL("linkat"),	    CALL("listxattr"),
-	CALL("llistxattr"),   CALL("flistxattr"),   CALL("getxattr"),
-	CALL("lgetxattr"),    CALL("fgetxattr"),    CALL("removexattr"),
-	CALL("lremovexattr"), CALL("fremovexattr"), END,
+	CALL("openat2"), CALL("fchown"), CALL("fchownat"), CALL("lchown"), CALL("link"),
+	CALL("linkat"), CALL("listxattr"), CALL("llistxattr"), CALL("flistxattr"),
+	CALL("getxattr"), CALL("lgetxattr"), CALL("fgetxattr"),
+	CALL("removexattr"), CALL("lremovexattr"), CALL("fremovexattr"), END,
 };
 
 /* Its one child, by pidfd. Signals by number (kill, tgkill) stay forbidden. */
 static const struct call the_builder[] = {
-	CALL("wait4"),
-	CALL("waitid"),
-	CALL("pidfd_send_signal"),
+	CALL("wait4"), CALL("waitid"), CALL("pidfd_send_signal"),
 	END,
 };
 
 /* The broker's whole life: accept, receive, look at a process, write its maps, answer. */
 static const struct call lease_ids[] = {
-	CALL("read"),
-	CALL("write"),
-	CALL("lseek"),
-	CALL("close"),
-	CALL("poll"),
-	CALL("ppoll"),
-	CALL("accept4"),
-	CALL("recvmsg"),
-	CALL("sendmsg"),
+	CALL("read"), CALL("write"), CALL("lseek"), CALL("close"), CALL("poll"), CALL("ppoll"),
+	CALL("accept4"), CALL("recvmsg"), CALL("sendmsg"),
 	IS("getsockopt", 2, 17 /* SO_PEERCRED */),
-	CALL("openat"),
-	CALL("fstat"),
-	CALL("newfstatat"),
-	CALL("fstatfs"),
-	CALL("flock"),
-	CALL("utimensat"),
-	IS("ioctl", 1, NS_GET_PARENT),
-	IS("ioctl", 1, NS_GET_OWNER_UID),
-	IS("pidfd_send_signal", 1, 0),
-	IS("pidfd_send_signal", 1, SIGKILL),
+	CALL("openat"), CALL("fstat"), CALL("newfstatat"), CALL("fstatfs"), CALL("flock"),
+	CALL("utimensat"), IS("ioctl", 1, NS_GET_PARENT), IS("ioctl", 1, NS_GET_OWNER_UID),
+	IS("pidfd_send_signal", 1, 0), IS("pidfd_send_signal", 1, SIGKILL),
 	END,
 };
 
@@ -275,27 +148,15 @@ static const struct call lease_ids[] = {
  * with the errno the kernel gives: a build cannot tell that it is there. io_uring is refused to
  * builders as well (below); it is a way round every filter. */
 static const struct call machine_root[] = {
-	CALL("kexec_load"),
-	CALL("kexec_file_load"),
-	CALL("init_module"),
-	CALL("finit_module"),
-	CALL("delete_module"),
-	CALL("swapon"),
-	CALL("swapoff"),
-	CALL("acct"),
-	CALL("iopl"),
-	CALL("ioperm"),
-	CALL("settimeofday"),
-	CALL("clock_settime"),
-	CALL("open_by_handle_at"),
+	CALL("kexec_load"), CALL("kexec_file_load"), CALL("init_module"), CALL("finit_module"),
+	CALL("delete_module"), CALL("swapon"), CALL("swapoff"), CALL("acct"), CALL("iopl"),
+	CALL("ioperm"), CALL("settimeofday"), CALL("clock_settime"), CALL("open_by_handle_at"),
 	CALL("bpf"),
 	END,
 };
 
 static const struct call io_uring[] = {
-	CALL("io_uring_setup"),
-	CALL("io_uring_enter"),
-	CALL("io_uring_register"),
+	CALL("io_uring_setup"), CALL("io_uring_enter"), CALL("io_uring_register"),
 	END,
 };
 
@@ -319,20 +180,13 @@ static const struct call make_suid[] = {
 /* ACLs and other attributes would outlive canonicalisation. The *at forms of Linux 6.13 are
  * refused by number, see gen-filters.c. */
 static const struct call xattrs[] = {
-	CALL("getxattr"),
-	CALL("lgetxattr"),
-	CALL("fgetxattr"),
-	CALL("setxattr"),
-	CALL("lsetxattr"),
-	CALL("fsetxattr"),
-	CALL("listxattr"),
-	CALL("llistxattr"),
-	CALL("flistxattr"),
-	CALL("removexattr"),
-	CALL("lremovexattr"),
-	CALL("fremovexattr"),
+	CALL("getxattr"), CALL("lgetxattr"), CALL("fgetxattr"), CALL("setxattr"),
+	CALL("lsetxattr"), CALL("fsetxattr"), CALL("listxattr"), CALL("llistxattr"),
+	CALL("flistxattr"), CALL("removexattr"), CALL("lremovexattr"), CALL("fremovexattr"),
 	END,
 };
+
+/* clang-format on */
 
 #define CAP(name) (1ULL << CAP_##name)
 

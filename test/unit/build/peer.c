@@ -224,8 +224,7 @@ static bool handle(struct peer *p, int chan, pid_t pid, double begin)
 		break;
 	case BUILD_RUNNING:
 		/* With it the core can end the builder whatever becomes of the supervisor. */
-		MUST(m.n_fds == 1 &&
-		     syscall(SYS_pidfd_send_signal, m.fds[0], 0, NULL, 0) == 0);
+		MUST(m.n_fds == 1 && syscall(SYS_pidfd_send_signal, m.fds[0], 0, NULL, 0) == 0);
 		p->got_running = msg_decode(&m, &build_running_layout, &p->arena, &p->running) == 0;
 		break;
 	case BUILD_END:
