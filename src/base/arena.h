@@ -1,4 +1,5 @@
-/* Memory that is freed all at once, with a hard limit: what one request or one derivation may use. */
+/* Memory that is freed all at once, with a hard limit: what one request or one derivation may use.
+ */
 #pragma once
 
 #include "base/macro.h"
@@ -11,7 +12,7 @@ struct arena {
 };
 
 #define ARENA_INIT(limit) ((struct arena){ .max = (limit) })
-#define _cleanup_arena_ _cleanup_(arena_done)
+#define _cleanup_arena_	  _cleanup_(arena_done)
 
 void arena_done(struct arena *a);
 /* Zeroed, 16-byte aligned memory; NULL when memory or the limit is exhausted. */

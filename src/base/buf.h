@@ -12,7 +12,7 @@ struct buf {
 };
 
 #define BUF_INIT(limit) ((struct buf){ .max = (limit) })
-#define _cleanup_buf_ _cleanup_(buf_done)
+#define _cleanup_buf_	_cleanup_(buf_done)
 
 void buf_done(struct buf *b);
 /* Makes room for `extra` more bytes; data + len may then be written and len advanced. */
@@ -23,7 +23,8 @@ int buf_append_char(struct buf *b, char c);
 int buf_printf(struct buf *b, const char *fmt, ...) _printf_(2, 3);
 /* Drops the first `n` bytes. */
 void buf_consume(struct buf *b, size_t n);
-/* Writes a NUL behind the content (not counted in len) and hands the memory over; NULL on ENOMEM. */
+/* Writes a NUL behind the content (not counted in len) and hands the memory over; NULL on ENOMEM.
+ */
 char *buf_take_str(struct buf *b);
 
 static inline void buf_clear(struct buf *b)

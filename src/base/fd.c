@@ -129,7 +129,8 @@ static int open_dir_for_rm(int dirfd, const char *name)
 	int fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
 	if (fd < 0 && errno == EACCES) {
-		/* chmod through an O_PATH fd, so that a name swapped for a symlink is never followed. */
+		/* chmod through an O_PATH fd, so that a name swapped for a symlink is never
+		 * followed. */
 		_cleanup_close_ int pfd =
 			openat(dirfd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		char proc[64];

@@ -22,7 +22,7 @@ int strv_add_arena(struct strv *s, struct arena *a, char *str);
 void strv_sort(struct strv *s);
 /* Sorts and drops duplicates (heap lists free the dropped strings when `heap`). */
 void strv_sort_uniq(struct strv *s, bool heap);
-bool strv_has(const struct strv *s, const char *str);		  /* linear */
+bool strv_has(const struct strv *s, const char *str);	     /* linear */
 bool strv_has_sorted(const struct strv *s, const char *str); /* binary search */
 
 /* A hash map from strings to pointers. Keys are copied; values belong to the caller. The hash is

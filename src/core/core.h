@@ -28,10 +28,10 @@ struct core {
 	struct loop *loop;
 	struct settings settings;
 	/* Absolute paths. */
-	char *store_dir;  /* NIX_STORE_DIR, logical and real */
-	char *state_dir;  /* NIX_STATE_DIR */
-	char *log_dir;	  /* NIX_LOG_DIR */
-	char *conf_dir;	  /* NIX_CONF_DIR */
+	char *store_dir; /* NIX_STORE_DIR, logical and real */
+	char *state_dir; /* NIX_STATE_DIR */
+	char *log_dir;	 /* NIX_LOG_DIR */
+	char *conf_dir;	 /* NIX_CONF_DIR */
 	char *socket_path;
 	char *libexec_dir; /* where airplant-session and airplant-build are */
 	uid_t uid;
@@ -39,8 +39,8 @@ struct core {
 	/* The store that is open now. `generation` rises when the directories under the daemon were
 	 * deleted and made anew (store_open.c); what was learnt from an older one is void. */
 	uint64_t generation;
-	int lock_fd;  /* held: nobody else serves this state directory */
-	int store_fd; /* O_PATH-free directory fd of store_dir */
+	int lock_fd;   /* held: nobody else serves this state directory */
+	int store_fd;  /* O_PATH-free directory fd of store_dir */
 	struct db *db; /* the writer */
 	struct spool *spool;
 	struct place *place;

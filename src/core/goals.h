@@ -27,8 +27,8 @@ struct request_events {
 struct goals *goals_new(struct core *core);
 void goals_free(struct goals *g);
 /* `settings` are the daemon's with the client's permitted overrides applied; copied. `owner_uid`
- * shares slots fairly between users; `trusted` as trust.h has it. Events may come before this returns. 0, or an error that the
- * client sees (then no event comes). */
+ * shares slots fairly between users; `trusted` as trust.h has it. Events may come before this
+ * returns. 0, or an error that the client sees (then no event comes). */
 int request_new(struct goals *g, const struct session_build *b, const struct settings *settings,
 		uid_t owner_uid, bool trusted, const struct request_events *events, void *ctx,
 		struct request **ret, struct err *e);

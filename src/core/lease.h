@@ -9,8 +9,9 @@ struct lease;
 
 /* Decides as lease_setup() does, which then keeps to it. 0 or an error; logs nothing. */
 int lease_probe(struct core *core, enum build_ids_mode *ret, struct err *e);
-/* Decides by settings.ids ("auto": broker where its socket is, even if nobody answers now, else subid where newuidmap and
- * a grant in /etc/subuid and /etc/subgid exist, else single) and logs which and why. */
+/* Decides by settings.ids ("auto": broker where its socket is, even if nobody answers now, else
+ * subid where newuidmap and a grant in /etc/subuid and /etc/subgid exist, else single) and logs
+ * which and why. */
 int lease_setup(struct core *core, struct lease **ret, struct err *e);
 void lease_free(struct lease *l);
 enum build_ids_mode lease_mode(const struct lease *l);

@@ -152,8 +152,8 @@ void session_build(struct session *s, uint32_t id, const struct session_build *b
 	}
 	s->building = true;
 	s->build_id = id;
-	r = request_new(core->goals, b, &set, s->peer.uid, s->peer.trusted, &events, s,
-			&s->request, &e);
+	r = request_new(core->goals, b, &set, s->peer.uid, s->peer.trusted, &events, s, &s->request,
+			&e);
 	settings_done(&set);
 	if (r != 0) {
 		s->building = false;

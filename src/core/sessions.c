@@ -534,4 +534,3 @@ bool sessions_building(const struct sessions *ss)
 			return true;
 	return false;
 }
-

@@ -63,11 +63,12 @@ const struct drv_output *drv_output_get(const struct drv *d, const char *name);
 /* Gives the hash modulo of an input derivation: `ret_n` hashes, one per output for fixed ones is
  * not needed: see drv_hash. 0 or an error. */
 struct drv_hash {
-	bool fixed;	   /* then `bytes` is sha256("fixed:out:<algo>:<hash>:<path>") of its one output */
+	bool fixed; /* then `bytes` is sha256("fixed:out:<algo>:<hash>:<path>") of its one output */
 	bool deferred;	   /* it or one of its inputs has outputs whose paths only a build tells */
 	uint8_t bytes[32]; /* hash modulo, shared by all outputs */
 };
-typedef int (*drv_hash_lookup)(void *ctx, const char *drv_path, struct drv_hash *ret, struct err *e);
+typedef int (*drv_hash_lookup)(void *ctx, const char *drv_path, struct drv_hash *ret,
+			       struct err *e);
 
 /* Hash modulo of a derivation. With `mask_outputs` the own output paths and their environment
  * variables are blanked (that hash makes output paths); without, it is what dependants use. */

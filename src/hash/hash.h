@@ -23,7 +23,7 @@ size_t hash_size(enum hash_algo algo); /* bytes: 16, 20, 32, 64 */
 const char *hash_algo_name(enum hash_algo algo);
 int hash_algo_parse(const char *name, enum hash_algo *ret); /* 0 or HASH_BAD */
 
-struct hasher; /* opaque, small, heap */
+struct hasher;					/* opaque, small, heap */
 struct hasher *hasher_new(enum hash_algo algo); /* NULL on ENOMEM */
 void hasher_free(struct hasher *h);
 void hasher_feed(struct hasher *h, const void *data, size_t len);
@@ -42,7 +42,8 @@ int hash_parse(const char *text, const enum hash_algo *algo, struct hash *ret, s
 
 size_t base32_len(size_t bytes);
 void base32_encode(const uint8_t *data, size_t len, char *ret); /* writes NUL */
-int base32_decode(const char *text, size_t text_len, uint8_t *ret, size_t ret_len); /* 0 or HASH_BAD */
+int base32_decode(const char *text, size_t text_len, uint8_t *ret,
+		  size_t ret_len); /* 0 or HASH_BAD */
 void base16_encode(const uint8_t *data, size_t len, char *ret);
 int base16_decode(const char *text, size_t text_len, uint8_t *ret, size_t ret_len);
 /* Folds a hash by xor, as store path digests are. */

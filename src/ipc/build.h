@@ -13,8 +13,8 @@ enum { BUILD_FD = 3, BUILD_MSG_MAX = 256 << 20 };
 #define BUILD_WARM "warm"
 
 enum build_msg {
-	BUILD_START = 1, /* core -> supervisor: struct build_start; fds: log file (write), compressed
-			  * log file (write) unless compress_log is 0 (then one fd) */
+	BUILD_START = 1, /* core -> supervisor: struct build_start; fds: log file (write),
+			  * compressed log file (write) unless compress_log is 0 (then one fd) */
 	BUILD_NEED_IDS,	 /* supervisor -> core: empty. It has unshared its namespace O and waits */
 	BUILD_IDS,	 /* core -> supervisor: struct build_ids; fds: lease (none for single) */
 	BUILD_RUNNING,	 /* supervisor -> core: struct build_running; fd: the builder's pidfd. It is
@@ -22,9 +22,9 @@ enum build_msg {
 			  * that was killed leaves behind */
 	BUILD_LOG,	 /* supervisor -> core: struct build_log. The log has grown; coalesced */
 	BUILD_END,	 /* supervisor -> core: struct build_end. Outputs lie in <scratch>/out/ */
-	BUILD_RELEASE,	 /* core -> supervisor: empty. Outputs are moved: delete the scratch, exit */
-	BUILD_CANCEL,	 /* core -> supervisor: empty. End the build now, delete the scratch, exit */
-	BUILD_BYE,	 /* supervisor -> core: struct build_bye. The scratch is gone (or is not) */
+	BUILD_RELEASE, /* core -> supervisor: empty. Outputs are moved: delete the scratch, exit */
+	BUILD_CANCEL,  /* core -> supervisor: empty. End the build now, delete the scratch, exit */
+	BUILD_BYE,     /* supervisor -> core: struct build_bye. The scratch is gone (or is not) */
 };
 
 enum build_ids_mode { IDS_BROKER, IDS_SUBID, IDS_SINGLE };
@@ -44,44 +44,45 @@ struct build_output {
 };
 
 struct build_start {
-	char *drv;	     /* base name of the .drv */
-	char *drv_name;	     /* "hello-1.0" */
-	char *store_dir;     /* logical, as the builder sees it: "/nix/store" */
-	char *real_store;    /* where it lies on this machine */
-	char *scratch;	     /* absolute path of an empty 0700 directory on the store's file system */
+	char *drv;	  /* base name of the .drv */
+	char *drv_name;	  /* "hello-1.0" */
+	char *store_dir;  /* logical, as the builder sees it: "/nix/store" */
+	char *real_store; /* where it lies on this machine */
+	char *scratch;	  /* absolute path of an empty 0700 directory on the store's file system */
 	char *platform;
-	char *builder;	     /* absolute path, or "builtin:…" */
-	struct strv args;    /* without argv[0] */
-	struct build_pairs env; /* complete environment, sorted by name */
+	char *builder;		  /* absolute path, or "builtin:…" */
+	struct strv args;	  /* without argv[0] */
+	struct build_pairs env;	  /* complete environment, sorted by name */
 	struct build_pairs files; /* written into the build's top directory before it starts */
-	struct strv inputs;  /* base names of the whole input closure */
+	struct strv inputs;	  /* base names of the whole input closure */
 	struct {
 		struct build_output *v;
 		size_t n;
 	} outputs;
 	/* fixed output: */
-	uint64_t fixed;	     /* 1: one output, network, verified */
+	uint64_t fixed;		  /* 1: one output, network, verified */
 	uint64_t fixed_recursive; /* 1 recursive (NAR), 0 flat */
-	char *fixed_algo;    /* "sha256" … */
+	char *fixed_algo;	  /* "sha256" … */
 	struct bytes fixed_hash;
 	/* sandbox */
-	uint64_t sandbox;    /* enum build_sandbox */
-	char *build_dir;     /* inside: "/build" */
-	struct build_pairs binds; /* name = target inside, value = source; a trailing '?' on value: optional */
-	char *shm_size;	     /* "50%" */
-	uint64_t uid, gid;   /* inside: 1000, 100 */
+	uint64_t sandbox; /* enum build_sandbox */
+	char *build_dir;  /* inside: "/build" */
+	struct build_pairs
+		binds; /* name = target inside, value = source; a trailing '?' on value: optional */
+	char *shm_size;	   /* "50%" */
+	uint64_t uid, gid; /* inside: 1000, 100 */
 	uint64_t filter_syscalls, allow_new_privileges, impersonate_linux_26;
 	/* limits; 0 = none */
 	uint64_t timeout_sec, max_silent_sec, max_log_bytes;
-	uint64_t log_lines;  /* lines of the log's end that a failure quotes */
+	uint64_t log_lines;    /* lines of the log's end that a failure quotes */
 	uint64_t compress_log; /* 1: bzip2 into the second fd */
 	uint64_t keep_failed;
-	uint64_t check;	     /* --check: outputs are compared by the core, not registered */
+	uint64_t check; /* --check: outputs are compared by the core, not registered */
 };
 
 struct build_ids {
-	uint64_t mode;	/* enum build_ids_mode */
-	uint64_t count; /* IDs in the slot; 1 for a plain build */
+	uint64_t mode;	    /* enum build_ids_mode */
+	uint64_t count;	    /* IDs in the slot; 1 for a plain build */
 	uint64_t host_base; /* for people only */
 };
 struct build_running {
@@ -92,7 +93,7 @@ struct build_log {
 };
 
 struct build_made {
-	char *name;		/* output name */
+	char *name; /* output name */
 	uint8_t nar_hash[32];
 	uint64_t nar_size;
 	struct strv refs; /* base names out of inputs and outputs, sorted */

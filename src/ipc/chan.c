@@ -35,7 +35,8 @@ int chan_pair(int ret[2])
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ret) < 0)
 		return -errno;
-	/* The kernel caps this at net.core.wmem_max; the default holds a full inline message too. */
+	/* The kernel caps this at net.core.wmem_max; the default holds a full inline message too.
+	 */
 	for (int i = 0; i < 2; i++)
 		(void)setsockopt(ret[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	return 0;

@@ -22,7 +22,7 @@ struct msg {
 	size_t n_fds;
 };
 
-#define MSG_INIT ((struct msg){ .n_fds = 0 })
+#define MSG_INIT      ((struct msg){ .n_fds = 0 })
 #define _cleanup_msg_ _cleanup_(msg_done)
 
 /* Frees the payload and closes the fds that were not taken (set to -1). */
@@ -38,7 +38,8 @@ int chan_send(int fd, uint32_t type, uint32_t id, const void *data, size_t len, 
 
 enum { CHAN_EOF = 1, CHAN_BAD = 2 };
 /* Receives one message of at most `max` bytes payload. 0; -EAGAIN; CHAN_EOF when the peer closed;
- * CHAN_BAD when what came is not a message (short, truncated fds, over the limit, unsealed memfd). */
+ * CHAN_BAD when what came is not a message (short, truncated fds, over the limit, unsealed memfd).
+ */
 int chan_recv(int fd, size_t max, struct msg *ret);
 
 /* record_encode and chan_send in one. */

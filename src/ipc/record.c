@@ -198,7 +198,8 @@ static int get_record(const struct layout *l, struct reader *r, void *ret)
 	return 0;
 }
 
-int record_decode(const struct layout *l, const uint8_t *data, size_t len, struct arena *a, void *ret)
+int record_decode(const struct layout *l, const uint8_t *data, size_t len, struct arena *a,
+		  void *ret)
 {
 	struct reader r = { .p = data, .left = len, .arena = a };
 

@@ -45,11 +45,11 @@ struct layout {
 };
 
 /* LAYOUT defines one that the header declares, LOCAL_LAYOUT the elements of its lists. */
-#define LAYOUT_WITH(storage, ident, type, ...)                                          \
-	static const struct field ident##_fields[] = { __VA_ARGS__ };                   \
-	storage const struct layout ident = { #type, sizeof(type), ident##_fields,      \
+#define LAYOUT_WITH(storage, ident, type, ...)                                                     \
+	static const struct field ident##_fields[] = { __VA_ARGS__ };                              \
+	storage const struct layout ident = { #type, sizeof(type), ident##_fields,                 \
 					      sizeof(ident##_fields) / sizeof(struct field) }
-#define LAYOUT(ident, type, ...) LAYOUT_WITH(, ident, type, __VA_ARGS__)
+#define LAYOUT(ident, type, ...)       LAYOUT_WITH(, ident, type, __VA_ARGS__)
 #define LOCAL_LAYOUT(ident, type, ...) LAYOUT_WITH(static, ident, type, __VA_ARGS__)
 
 /* Appends the encoding. 0, -E2BIG, -ENOMEM. */
@@ -58,4 +58,5 @@ int record_encode(const struct layout *l, const void *record, struct buf *b);
 enum { RECORD_BAD = 1 };
 /* Fills `ret` (l->size bytes) from exactly `len` bytes. 0; RECORD_BAD when the bytes are not a
  * record of this layout (short, trailing bytes, NUL in a string, over the arena's limit). */
-int record_decode(const struct layout *l, const uint8_t *data, size_t len, struct arena *a, void *ret);
+int record_decode(const struct layout *l, const uint8_t *data, size_t len, struct arena *a,
+		  void *ret);

@@ -1,7 +1,7 @@
 /* The layouts of session.h: one line per field, in the order of the struct. */
 #include "ipc/session.h"
 
-/* clang-format off: a table */
+/* clang-format off */
 #define U64(T, m) { FIELD_U64, offsetof(struct T, m), NULL }
 #define STR(T, m) { FIELD_STR, offsetof(struct T, m), NULL }
 #define STRV(T, m) { FIELD_STRV, offsetof(struct T, m), NULL }

@@ -20,14 +20,14 @@ enum session_msg {
 	SESSION_CLIENT = 1, /* struct session_client; fds: client socket [, second fd for stdio] */
 
 	/* session -> core: requests */
-	SESSION_OPTIONS = 16,	/* struct session_options; no answer */
-	SESSION_ADD,		/* struct session_add -> SESSION_DONE */
-	SESSION_TEMP_ROOT,	/* struct session_text (base name) -> SESSION_DONE */
-	SESSION_INDIRECT_ROOT,	/* struct session_text (absolute path of the link) -> SESSION_DONE */
-	SESSION_FIND_ROOTS,	/* empty -> SESSION_ROOTS */
-	SESSION_ADD_SIGS,	/* struct session_sigs -> SESSION_DONE */
-	SESSION_ENSURE,		/* struct session_text (base name) -> SESSION_DONE */
-	SESSION_BUILD,		/* struct session_build -> events, then SESSION_BUILT */
+	SESSION_OPTIONS = 16,  /* struct session_options; no answer */
+	SESSION_ADD,	       /* struct session_add -> SESSION_DONE */
+	SESSION_TEMP_ROOT,     /* struct session_text (base name) -> SESSION_DONE */
+	SESSION_INDIRECT_ROOT, /* struct session_text (absolute path of the link) -> SESSION_DONE */
+	SESSION_FIND_ROOTS,    /* empty -> SESSION_ROOTS */
+	SESSION_ADD_SIGS,      /* struct session_sigs -> SESSION_DONE */
+	SESSION_ENSURE,	       /* struct session_text (base name) -> SESSION_DONE */
+	SESSION_BUILD,	       /* struct session_build -> events, then SESSION_BUILT */
 
 	/* core -> session: answers */
 	SESSION_DONE = 32, /* struct session_done */
@@ -36,23 +36,23 @@ enum session_msg {
 
 	/* core -> session: events while a SESSION_BUILD is open; id is that of the request */
 	SESSION_EV_STARTED = 48, /* struct session_ev_build; fds: the log, read-only, plain text */
-	SESSION_EV_LOG,		 /* struct session_ev_build: `size` bytes of the log are there now */
-	SESSION_EV_ENDED,	 /* struct session_ev_build: no more log; `size` is final */
-	SESSION_EV_PROGRESS,	 /* struct session_progress */
-	SESSION_EV_TEXT,	 /* struct session_note: a line for the client's log */
+	SESSION_EV_LOG,	     /* struct session_ev_build: `size` bytes of the log are there now */
+	SESSION_EV_ENDED,    /* struct session_ev_build: no more log; `size` is final */
+	SESSION_EV_PROGRESS, /* struct session_progress */
+	SESSION_EV_TEXT,     /* struct session_note: a line for the client's log */
 };
 
 struct session_client {
-	char *store_dir;	/* "/nix/store" */
-	char *daemon_version;	/* what the handshake reports, e.g. "2.34.8" */
-	char *peer_name;	/* user name, for messages */
-	uint64_t trusted;	/* the core's decision: 1 trusted, 0 not */
+	char *store_dir;      /* "/nix/store" */
+	char *daemon_version; /* what the handshake reports, e.g. "2.34.8" */
+	char *peer_name;      /* user name, for messages */
+	uint64_t trusted;     /* the core's decision: 1 trusted, 0 not */
 	uint64_t peer_uid, peer_pid;
-	uint64_t log_lines;	/* setting log-lines */
+	uint64_t log_lines; /* setting log-lines */
 	struct strv experimental_features;
 	char *state_dir, *log_dir; /* for messages only; the session cannot see them */
-	char *system;		/* setting system, e.g. "x86_64-linux" */
-	struct strv substituters;	/* configured, plus trusted-substituters: for warnings */
+	char *system;		   /* setting system, e.g. "x86_64-linux" */
+	struct strv substituters;  /* configured, plus trusted-substituters: for warnings */
 };
 
 /* What op 19 (SetOptions) said. The core applies only what the client's trust allows. */
@@ -104,7 +104,8 @@ struct session_build {
 	/* Base name for an opaque path, "<base name>!out1,out2" or "<base name>!*" for outputs. */
 	struct strv targets;
 	uint64_t mode;
-	uint64_t with_results; /* op 46: the client reads each error in its result, so none is told twice */
+	uint64_t with_results; /* op 46: the client reads each error in its result, so none is told
+				  twice */
 };
 
 struct session_done {
@@ -139,8 +140,8 @@ struct session_result {
 	} outputs;
 };
 struct session_built {
-	uint64_t ok;   /* every target succeeded */
-	char *error;   /* what op 9 reports: one sentence, when not ok */
+	uint64_t ok; /* every target succeeded */
+	char *error; /* what op 9 reports: one sentence, when not ok */
 	struct {
 		struct session_result *v;
 		size_t n;

@@ -20,10 +20,11 @@ struct tree_writer; /* restores a NAR that arrives in pieces */
 struct tree_writer *tree_writer_new(int dirfd, const char *name);
 void tree_writer_free(struct tree_writer *w);
 /* Feeds bytes. 0: more; 1 (TREE_END): complete, `ret_used` bytes of this input belong to the NAR;
- * negative errno from the file system, or TREE_BAD (e->code is NAR_BAD) for bad input. On any error the caller
- * deletes what is there (rm_tree_at). */
+ * negative errno from the file system, or TREE_BAD (e->code is NAR_BAD) for bad input. On any error
+ * the caller deletes what is there (rm_tree_at). */
 enum { TREE_MORE = 0, TREE_END = 1, TREE_BAD = 2 };
-int tree_writer_feed(struct tree_writer *w, const uint8_t *data, size_t len, size_t *ret_used, struct err *e);
+int tree_writer_feed(struct tree_writer *w, const uint8_t *data, size_t len, size_t *ret_used,
+		     struct err *e);
 
 /* Dumps what `name` beneath dirfd is. Never follows symlinks. -errno, the sink's value, or
  * TREE_BAD with a sentence (a socket, a device …). */
@@ -34,10 +35,11 @@ struct tree_facts {
 	uint64_t nar_size;
 };
 /* Hash, size and (when `scan` is not NULL) references of a tree, in one pass. */
-int tree_measure(int dirfd, const char *name, struct refscan *scan, struct tree_facts *ret, struct err *e);
+int tree_measure(int dirfd, const char *name, struct refscan *scan, struct tree_facts *ret,
+		 struct err *e);
 
 struct tree_owner {
-	uid_t uid; /* what every inode must belong to when found (the builder's id) */
+	uid_t uid;     /* what every inode must belong to when found (the builder's id) */
 	uid_t new_uid; /* what it is given to; (uid_t)-1: no chown */
 	gid_t new_gid;
 	uid_t n_uids; /* how many ids from `uid` on are the builder's; 0 means one */

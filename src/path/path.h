@@ -27,11 +27,13 @@ static inline const char *store_path_name(const struct store_path *p)
 }
 
 /* From a full path directly below store_dir. PATH_BAD with upstream's sentence in `e`. */
-int store_path_parse(const char *store_dir, const char *full, struct store_path *ret, struct err *e);
+int store_path_parse(const char *store_dir, const char *full, struct store_path *ret,
+		     struct err *e);
 /* From a base name. */
 int store_path_parse_base(const char *base, struct store_path *ret, struct err *e);
 /* The store path that `path` is or lies in ("/nix/store/x-y/bin/z"). */
-int store_path_of_subpath(const char *store_dir, const char *path, struct store_path *ret, struct err *e);
+int store_path_of_subpath(const char *store_dir, const char *path, struct store_path *ret,
+			  struct err *e);
 int store_name_check(const char *name, struct err *e);
 bool store_path_is_drv(const struct store_path *p);
 /* store_dir "/" base, in an arena. */
@@ -45,17 +47,20 @@ struct ca {
 	struct hash hash;
 };
 
-/* "text:sha256:…", "fixed:sha1:…", "fixed:r:sha256:…" (hash in base 32). PATH_BAD when it is none. */
+/* "text:sha256:…", "fixed:sha1:…", "fixed:r:sha256:…" (hash in base 32). PATH_BAD when it is none.
+ */
 int ca_parse(const char *text, struct ca *ret, struct err *e);
 char *ca_print(struct arena *a, const struct ca *ca);
 /* The wire's method names of op 7: "text:sha256", "fixed:sha256", "fixed:r:sha512" … */
-int ca_method_parse(const char *text, enum ca_method *ret_method, enum hash_algo *ret_algo, struct err *e);
+int ca_method_parse(const char *text, enum ca_method *ret_method, enum hash_algo *ret_algo,
+		    struct err *e);
 
 /* The path of a content-addressed object. `refs` are base names, sorted; `self` says that the
  * object refers to itself (CA_NAR with sha256 only). */
 int store_path_for_ca(const char *store_dir, const char *name, const struct ca *ca,
 		      const struct strv *refs, bool self, struct store_path *ret, struct err *e);
-/* The path of an output of an input-addressed derivation: `hash` is the derivation's hash modulo. */
+/* The path of an output of an input-addressed derivation: `hash` is the derivation's hash modulo.
+ */
 int store_path_for_output(const char *store_dir, const char *drv_name, const char *output_name,
 			  const uint8_t hash[32], struct store_path *ret, struct err *e);
 /* The output's store object name: "name" for "out", else "name-output". */

@@ -58,7 +58,8 @@ static void seal(void)
 		die(-EPERM, "the session is not sealed");
 	/* The daemon's log is not for what a client makes of this process: from here on /dev/null
 	 * (fd 0) stands in its place. */
-	if (close(STDERR_FILENO) < 0 || fcntl(STDIN_FILENO, F_DUPFD, STDERR_FILENO) != STDERR_FILENO)
+	if (close(STDERR_FILENO) < 0 ||
+	    fcntl(STDIN_FILENO, F_DUPFD, STDERR_FILENO) != STDERR_FILENO)
 		_exit(1);
 }
 

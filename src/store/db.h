@@ -43,17 +43,19 @@ static inline void db_closep(struct db **db)
 int db_read_begin(struct db *db);
 void db_read_end(struct db *db);
 
-int db_path_valid(struct db *db, const struct store_path *p);		/* 0 valid, DB_ABSENT */
+int db_path_valid(struct db *db, const struct store_path *p); /* 0 valid, DB_ABSENT */
 int db_path_info(struct db *db, const struct store_path *p, struct arena *a, struct path_info *ret);
 int db_referrers(struct db *db, const struct store_path *p, struct arena *a, struct strv *ret);
 int db_valid_derivers(struct db *db, const struct store_path *p, struct arena *a, struct strv *ret);
-/* Outputs recorded for a .drv: names and base names, in the same order. DB_ABSENT: drv not valid. */
-int db_drv_outputs(struct db *db, const struct store_path *drv, struct arena *a, struct strv *ret_names,
-		   struct strv *ret_paths);
+/* Outputs recorded for a .drv: names and base names, in the same order. DB_ABSENT: drv not valid.
+ */
+int db_drv_outputs(struct db *db, const struct store_path *drv, struct arena *a,
+		   struct strv *ret_names, struct strv *ret_paths);
 /* The valid path whose digest begins with `prefix` (32 characters). DB_ABSENT. */
 int db_path_from_digest(struct db *db, const char *prefix, struct store_path *ret);
 int db_all_paths(struct db *db, struct arena *a, struct strv *ret);
-/* Closure over references of `roots` (all must be valid: else DB_ABSENT with ret_missing), sorted. */
+/* Closure over references of `roots` (all must be valid: else DB_ABSENT with ret_missing), sorted.
+ */
 int db_closure(struct db *db, const struct strv *roots, struct arena *a, struct strv *ret,
 	       struct store_path *ret_missing);
 /* Rows with id above `id`, for the check after an unclean stop. */
@@ -70,7 +72,8 @@ struct drv_row {
 	char *output, *path; /* "out", base name */
 };
 /* Registers or (already valid) updates one path. All refs must be valid or be in the same
- * transaction: register in any order within one db_register_many. `rows` are the outputs of a .drv. */
+ * transaction: register in any order within one db_register_many. `rows` are the outputs of a .drv.
+ */
 struct registration {
 	struct path_info info;
 	struct {

@@ -21,7 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	l = layouts[data[0] % ELEMENTS(layouts)];
 	if (record_decode(l, data + 1, size - 1, &a, record) == 0 &&
-	    (record_encode(l, record, &b) < 0 || b.len != size - 1 || memcmp(b.data, data + 1, b.len)))
+	    (record_encode(l, record, &b) < 0 || b.len != size - 1 ||
+	     memcmp(b.data, data + 1, b.len)))
 		__builtin_trap(); /* what decodes must encode to the same bytes */
 	return 0;
 }

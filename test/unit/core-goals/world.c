@@ -381,7 +381,8 @@ static void ask_full(struct client *c, const int *which, size_t n, uid_t uid,
 		snprintf(text, sizeof(text), "%s!*", nodes[which[i]].base);
 		assert_int_equal(strv_add(&b.targets, text), 0);
 	}
-	assert_int_equal(request_new(core.goals, &b, s, uid, false, &events, c, &c->request, &e), 0);
+	assert_int_equal(request_new(core.goals, &b, s, uid, false, &events, c, &c->request, &e),
+			 0);
 	strv_done(&b.targets);
 }
 

@@ -18,8 +18,9 @@ static struct session_add sample(void)
 	static char *refs[] = { "a", "bb" };
 	static struct session_object objects[2];
 
-	objects[0] = (struct session_object){ .path = "p0", .spool_name = "s0", .nar_size = 7,
-					      .refs = { refs, 2 }, .ca = "text" };
+	objects[0] = (struct session_object){
+		.path = "p0", .spool_name = "s0", .nar_size = 7, .refs = { refs, 2 }, .ca = "text"
+	};
 	memset(objects[0].nar_hash, 0xab, 32);
 	objects[1] = (struct session_object){ .path = "p1", .deriver = NULL, .ultimate = 1 };
 	return (struct session_add){ .objects = { objects, 2 }, .dont_check_sigs = 1 };
@@ -53,7 +54,8 @@ static void test_damage(void **state)
 	for (size_t len = 0; len < b.len; len++) {
 		_cleanup_arena_ struct arena a = ARENA_INIT(1 << 16);
 
-		assert_int_equal(record_decode(&session_add_layout, b.data, len, &a, &out), RECORD_BAD);
+		assert_int_equal(record_decode(&session_add_layout, b.data, len, &a, &out),
+				 RECORD_BAD);
 	}
 	assert_int_equal(buf_append_char(&b, 0), 0);
 	for (size_t i = 0; i < b.len; i++) {
@@ -61,8 +63,9 @@ static void test_damage(void **state)
 			_cleanup_arena_ struct arena a = ARENA_INIT(1 << 16);
 
 			b.data[i] ^= (uint8_t)(1 << bit);
-			assert_int_equal(record_decode(&session_add_layout, b.data, b.len, &a, &out),
-					 RECORD_BAD); /* one byte too many in any case */
+			assert_int_equal(
+				record_decode(&session_add_layout, b.data, b.len, &a, &out),
+				RECORD_BAD); /* one byte too many in any case */
 			(void)record_decode(&session_add_layout, b.data, b.len - 1, &a, &out);
 			b.data[i] ^= (uint8_t)(1 << bit);
 		}
@@ -78,9 +81,12 @@ static void test_huge_counts(void **state)
 	struct session_built built;
 	struct session_text text;
 
-	assert_int_equal(record_decode(&session_add_layout, msg, sizeof(msg), &a, &add), RECORD_BAD);
-	assert_int_equal(record_decode(&session_built_layout, msg, sizeof(msg), &a, &built), RECORD_BAD);
-	assert_int_equal(record_decode(&session_text_layout, msg, sizeof(msg), &a, &text), RECORD_BAD);
+	assert_int_equal(record_decode(&session_add_layout, msg, sizeof(msg), &a, &add),
+			 RECORD_BAD);
+	assert_int_equal(record_decode(&session_built_layout, msg, sizeof(msg), &a, &built),
+			 RECORD_BAD);
+	assert_int_equal(record_decode(&session_text_layout, msg, sizeof(msg), &a, &text),
+			 RECORD_BAD);
 	assert_true(a.used < 4096);
 }
 
@@ -91,7 +97,8 @@ static void test_nul_inside(void **state)
 	_cleanup_arena_ struct arena a = ARENA_INIT(4096);
 	struct session_text text;
 
-	assert_int_equal(record_decode(&session_text_layout, msg, sizeof(msg), &a, &text), RECORD_BAD);
+	assert_int_equal(record_decode(&session_text_layout, msg, sizeof(msg), &a, &text),
+			 RECORD_BAD);
 }
 
 static void test_channel(void **state)
@@ -156,9 +163,9 @@ static void test_hostile_channel(void **state)
 	(void)state;
 	int pair[2], mem = memfd_create("x", MFD_ALLOW_SEALING);
 	_cleanup_msg_ struct msg m = MSG_INIT;
-	uint32_t lying[4] = { 1, 1, 1000, 0 };	     /* says 1000 bytes, has none */
-	uint32_t flags[4] = { 1, 1, 0, 2 };	     /* unknown flag */
-	uint32_t spilled[4] = { 1, 1, 100, 1 };	     /* spilled, but no fd */
+	uint32_t lying[4] = { 1, 1, 1000, 0 };	/* says 1000 bytes, has none */
+	uint32_t flags[4] = { 1, 1, 0, 2 };	/* unknown flag */
+	uint32_t spilled[4] = { 1, 1, 100, 1 }; /* spilled, but no fd */
 
 	assert_int_equal(chan_pair(pair), 0);
 	send_raw(pair[0], "x", 1, -1);
@@ -186,9 +193,9 @@ static void test_hostile_channel(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_damage),
-		cmocka_unit_test(test_huge_counts),   cmocka_unit_test(test_nul_inside),
-		cmocka_unit_test(test_channel),	      cmocka_unit_test(test_hostile_channel),
+		cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_damage),
+		cmocka_unit_test(test_huge_counts), cmocka_unit_test(test_nul_inside),
+		cmocka_unit_test(test_channel),	    cmocka_unit_test(test_hostile_channel),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
