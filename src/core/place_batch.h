@@ -6,7 +6,7 @@
 
 #include "core/place.h"
 
-enum { DRV_HASHES_MAX = 200 * 1000, BATCH_MAX = 512 << 20 /* bytes */ };
+enum { DRV_HASHES_MAX = 64 * 1000, BATCH_MAX = 512 << 20 /* bytes */ };
 
 /* One call of place_objects: all or nothing. */
 struct batch {
