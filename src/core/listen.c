@@ -19,6 +19,7 @@
 #include "core/sessions.h"
 #include "core/store_open.h"
 #include "core/trust.h"
+#include "core/user_dirs.h"
 
 enum {
 	BACKLOG = 4096,
@@ -182,6 +183,7 @@ static void admit(struct listener *l, int fd)
 		close(fd);
 		return;
 	}
+	user_dirs_make(core, &p);
 	sessions_serve(core->sessions, fd, &p);
 	p = (struct peer){};
 }

@@ -150,6 +150,21 @@ def test_nix_env(one):
     assert os.listdir(profile / "bin") == ["tool"]
 
 
+def test_default_profile(one):
+    """nix-env as two ordinary users type it, without -p; old clients keep the profile in the state directory."""
+    out = one.nix_build('sh "tool-1.0" "mkdir -p $out/bin; echo x > $out/bin/tool"').stdout.strip()
+    for user in (ALICE, BOB):
+        r = one.run("nix-env", "-i", out, user=user)
+        assert "ermission" not in r.stderr
+        assert "tool-1.0" in one.run("nix-env", "-q", user=user).stdout
+    per_user = one.state / "profiles/per-user"
+    assert os.stat(per_user).st_mode & 0o022 == 0
+    r = one.run("touch", per_user / ALICE / "planted", user=BOB, check=False)
+    assert r.returncode != 0
+    r = one.run("mkdir", per_user / "carol", user=BOB, check=False)
+    assert r.returncode != 0
+
+
 def test_nix_shell(one):
     (one.homes[ALICE] / "shell.nix").write_text(PRELUDE + '''
       let dep = sh "dep" "echo dep > $out"; in
