@@ -25,6 +25,7 @@
 #include "core/listen.h"
 #include "core/notify.h"
 #include "core/place.h"
+#include "core/relay.h"
 #include "core/sessions.h"
 #include "core/sigcheck.h"
 #include "core/store_open.h"
@@ -40,6 +41,7 @@ enum { GRACE_USEC = 1500 * 1000 };
 
 struct options {
 	bool as_root;
+	bool stdio;
 };
 
 struct daemon {
@@ -50,11 +52,13 @@ struct daemon {
 };
 
 static const char usage[] =
-	"usage: airplantd [--daemon]\n"
+	"usage: airplantd [--daemon | --stdio]\n"
 	"\n"
 	"A build daemon for Nix clients. It runs as its own, unprivileged user.\n"
 	"\n"
 	"  --daemon       the default, as with nix-daemon\n"
+	"  --stdio        speak for the running daemon on the standard streams, as the\n"
+	"                 caller: the far end of ssh-ng (remote-program=airplantd)\n"
 	"  --run-as-root  run as root all the same (all capabilities are dropped)\n"
 	"  --version      print the version\n"
 	"  --help         print this\n"
@@ -70,7 +74,9 @@ static int parse_arguments(int argc, char **argv, struct options *ret)
 
 		if (!strcmp(a, "--daemon") || !strcmp(a, "daemon"))
 			continue;
-		if (!strcmp(a, "--run-as-root")) {
+		if (!strcmp(a, "--stdio")) {
+			ret->stdio = true;
+		} else if (!strcmp(a, "--run-as-root")) {
 			ret->as_root = true;
 		} else if (!strcmp(a, "--version")) {
 			printf("airplantd (Airplant) %s\n", AIRPLANT_VERSION);
@@ -257,6 +263,14 @@ static int seal(struct core *core, struct err *e)
 	return confine_seal(profile, e);
 }
 
+/* Not the daemon at all: a caller's way to it. */
+static int relay(struct core *core, struct err *e)
+{
+	int r = read_environment(core, e);
+
+	return r ? r : relay_stdio(core->socket_path, e);
+}
+
 static void on_signal(void *ctx, uint32_t events)
 {
 	struct daemon *d = ctx;
@@ -386,6 +400,12 @@ int main(int argc, char **argv)
 	if (r != 0)
 		return r < 0 ? 1 : 0;
 	log_setup("airplantd", LOG_LEVEL_INFO);
+	if (o.stdio) {
+		r = relay(&d.core, &e);
+		if (r != 0)
+			fprintf(stderr, "airplantd: %s\n", err_msg(&e));
+		return r == 0 ? 0 : 1;
+	}
 	r = start(&d, &o, &e);
 	if (r == 0) {
 		notify("READY=1");
