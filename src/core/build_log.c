@@ -5,11 +5,12 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <unistd.h>
 
 #include "base/fd.h"
 
-enum { NAME_BYTES = 300 };
+enum { NAME_BYTES = 300, CHUNK = 1 << 20 };
 
 /* <log-dir>/drvs/<first two characters of the base name>, made when missing. */
 static int open_dir(const char *log_dir, const char *drv_base, struct err *e)
@@ -107,6 +108,44 @@ int build_log_publish(const struct build_log_files *f, const char *log_dir, cons
 	snprintf(name, sizeof(name), "%s%s", drv_base + 2, f->compressed_fd >= 0 ? "" : ".bz2");
 	(void)unlinkat(dirfd, name, 0);
 	return 0;
+}
+
+static bool has_log(int dirfd, const char *drv_base)
+{
+	char name[NAME_BYTES];
+
+	snprintf(name, sizeof(name), "%s", drv_base + 2);
+	if (faccessat(dirfd, name, F_OK, 0) == 0)
+		return true;
+	snprintf(name, sizeof(name), "%s.bz2", drv_base + 2);
+	return faccessat(dirfd, name, F_OK, 0) == 0;
+}
+
+int build_log_import(int fd, uint64_t max, const char *log_dir, const char *drv_base,
+		     struct err *e)
+{
+	_cleanup_close_ int dirfd = open_dir(log_dir, drv_base, e);
+	struct build_log_files f = BUILD_LOG_FILES_INIT;
+	uint64_t done = 0;
+	ssize_t n = 1;
+	int r;
+
+	if (dirfd < 0)
+		return dirfd;
+	if (has_log(dirfd, drv_base))
+		return 0;
+	f.keep = true;
+	f.plain_fd = open_nameless(dirfd, log_dir, e);
+	if (f.plain_fd < 0)
+		return f.plain_fd;
+	while (done < max && n > 0) {
+		n = sendfile(f.plain_fd, fd, NULL, max - done < CHUNK ? max - done : CHUNK);
+		done += n > 0 ? (uint64_t)n : 0;
+	}
+	r = n < 0 ? err_errno(e, -errno, "writing the log of '%s'", drv_base)
+		  : build_log_publish(&f, log_dir, drv_base, e);
+	build_log_close(&f);
+	return r;
 }
 
 void build_log_close(struct build_log_files *f)

@@ -20,6 +20,10 @@ int build_log_open(const char *log_dir, const char *spool_dir, const char *drv_b
 /* Gives the kept file its name, in place of an older log. */
 int build_log_publish(const struct build_log_files *f, const char *log_dir, const char *drv_base,
 		      struct err *e);
+/* The log of a build made elsewhere, as plain text; one that is there already stays. `fd` is a
+ * regular file that others may still write to: no more than `max` bytes are taken. */
+int build_log_import(int fd, uint64_t max, const char *log_dir, const char *drv_base,
+		     struct err *e);
 void build_log_close(struct build_log_files *f);
 /* A fresh read-only fd on the plain log, or -errno. */
 int build_log_reader(const struct build_log_files *f);

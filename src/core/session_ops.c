@@ -3,13 +3,17 @@
  * The session counts as taken over by its client. Its trust is what the core decided at accept;
  * every base name is parsed again here. */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
+#include "base/fd.h"
+#include "core/build_log.h"
 #include "core/place.h"
 #include "core/roots.h"
 #include "core/session_state.h"
 
-enum { OP_ARENA = 3 * SESSION_MSG_MAX, TEMP_ROOTS_MAX = 2000 * 1000, OBJECTS_MAX = 1 << 20 };
+enum { OP_ARENA = 3 * SESSION_MSG_MAX, TEMP_ROOTS_MAX = 2000 * 1000, OBJECTS_MAX = 1 << 20,
+       LOG_MAX = 1 << 30 /* bytes */ };
 
 static void done(struct session *s, uint32_t id, const struct err *e)
 {
@@ -240,6 +244,61 @@ static void op_ensure(struct session *s, struct msg *m, void *record, struct are
 	done_with(s, m->id, r, &e);
 }
 
+static void refuse(struct session *s, uint32_t id, const char *why)
+{
+	const struct err e = { .code = EPERM, .msg = (char *)why };
+
+	done(s, id, &e);
+}
+
+static void op_add_log(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	const struct session_log *l = record;
+	_cleanup_err_ struct err e = {};
+	_cleanup_close_ int fd = -1;
+	struct store_path path;
+	int r;
+
+	(void)a;
+	if (!s->peer.trusted) {
+		refuse(s, m->id, "you are not privileged to add logs");
+		return;
+	}
+	if (!is_plain_name(l->spool_name)) {
+		session_misbehaves(s, "a spool name that leaves its spool");
+		return;
+	}
+	if (!parse(s, l->drv, &path))
+		return;
+	fd = open_beneath(s->spool_fd, l->spool_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+	r = fd < 0 ? err_errno(&e, fd, "opening the log of '%s'", path.base)
+		   : build_log_import(fd, LOG_MAX, s->all->core->log_dir, path.base, &e);
+	done_with(s, m->id, r, &e);
+}
+
+static void op_perm_root(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	const struct session_root *root = record;
+	struct core *core = s->all->core;
+	_cleanup_err_ struct err e = {};
+	struct store_path path;
+	int r;
+
+	(void)a;
+	if (!s->peer.trusted) {
+		refuse(s, m->id, "you are not privileged to create perm roots");
+		return;
+	}
+	if (!parse(s, root->target, &path))
+		return;
+	r = remember_temp_root(s, path.base); /* before the link: a collection may be looking */
+	if (r < 0)
+		err_errno(&e, r, "adding a temporary root for '%s'", path.base);
+	else
+		r = roots_add_perm(core->store_dir, core->state_dir, root->link, &path, &e);
+	done_with(s, m->id, r, &e);
+}
+
 static void op_build(struct session *s, struct msg *m, void *record, struct arena *a)
 {
 	(void)a;
@@ -259,6 +318,8 @@ static const struct op {
 	{ SESSION_ADD_SIGS, &session_sigs_layout, op_add_sigs },
 	{ SESSION_ENSURE, &session_text_layout, op_ensure },
 	{ SESSION_BUILD, &session_build_layout, op_build },
+	{ SESSION_ADD_LOG, &session_log_layout, op_add_log },
+	{ SESSION_PERM_ROOT, &session_root_layout, op_perm_root },
 };
 
 void session_dispatch(struct session *s, struct msg *m)
@@ -270,6 +331,8 @@ void session_dispatch(struct session *s, struct msg *m)
 		struct session_text text;
 		struct session_sigs sigs;
 		struct session_build build;
+		struct session_log log;
+		struct session_root root;
 	} record = {};
 
 	for (size_t i = 0; i < ELEMENTS(ops); i++) {

@@ -35,14 +35,15 @@ LAYOUT(session_add_layout, struct session_add,
 
 LAYOUT(session_text_layout, struct session_text, STR(session_text, text));
 LAYOUT(session_sigs_layout, struct session_sigs, STR(session_sigs, path), STRV(session_sigs, sigs));
+LAYOUT(session_log_layout, struct session_log, STR(session_log, drv), STR(session_log, spool_name));
 LAYOUT(session_build_layout, struct session_build,
        STRV(session_build, targets), U64(session_build, mode),
        U64(session_build, with_results));
 LAYOUT(session_done_layout, struct session_done, U64(session_done, ok), STR(session_done, error));
 
-LOCAL_LAYOUT(root_layout, struct session_root, STR(session_root, link), STR(session_root, target));
+LAYOUT(session_root_layout, struct session_root, STR(session_root, link), STR(session_root, target));
 LAYOUT(session_roots_layout, struct session_roots,
-       U64(session_roots, ok), STR(session_roots, error), LIST(session_roots, roots, root_layout));
+       U64(session_roots, ok), STR(session_roots, error), LIST(session_roots, roots, session_root_layout));
 
 LOCAL_LAYOUT(output_layout, struct session_output, STR(session_output, name), STR(session_output, path));
 LOCAL_LAYOUT(result_layout, struct session_result,

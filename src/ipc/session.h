@@ -28,6 +28,8 @@ enum session_msg {
 	SESSION_ADD_SIGS,      /* struct session_sigs -> SESSION_DONE */
 	SESSION_ENSURE,	       /* struct session_text (base name) -> SESSION_DONE */
 	SESSION_BUILD,	       /* struct session_build -> events, then SESSION_BUILT */
+	SESSION_ADD_LOG,       /* struct session_log -> SESSION_DONE */
+	SESSION_PERM_ROOT,     /* struct session_root -> SESSION_DONE */
 
 	/* core -> session: answers */
 	SESSION_DONE = 32, /* struct session_done */
@@ -99,6 +101,12 @@ struct session_sigs {
 	struct strv sigs;
 };
 
+/* The log of a build that was made elsewhere. */
+struct session_log {
+	char *drv;	  /* base name */
+	char *spool_name; /* a file in the session's spool: plain text */
+};
+
 enum session_build_mode { BUILD_NORMAL = 0, BUILD_REPAIR = 1, BUILD_CHECK = 2 };
 struct session_build {
 	/* Base name for an opaque path, "<base name>!out1,out2" or "<base name>!*" for outputs. */
@@ -163,6 +171,6 @@ struct session_note {
 };
 
 extern const struct layout session_client_layout, session_options_layout, session_add_layout,
-	session_text_layout, session_sigs_layout, session_build_layout, session_done_layout,
+	session_text_layout, session_sigs_layout, session_log_layout, session_root_layout, session_build_layout, session_done_layout,
 	session_roots_layout, session_built_layout, session_ev_build_layout,
 	session_progress_layout, session_note_layout;

@@ -47,12 +47,9 @@ static const struct op ops[] = {
 	{ OP_REGISTER_DRV_OUTPUT, "RegisterDrvOutput", NULL, "s" },
 	{ OP_QUERY_REALISATION, "QueryRealisation", NULL, "s" },
 	{ OP_ADD_MULTIPLE_TO_STORE, "AddMultipleToStore", op_add_multiple_to_store },
-	{ OP_ADD_BUILD_LOG, "AddBuildLog", NULL, "sF", "you are not privileged to add logs" },
+	{ OP_ADD_BUILD_LOG, "AddBuildLog", op_add_build_log },
 	{ OP_BUILD_PATHS_WITH_RESULTS, "BuildPathsWithResults", op_build_paths_with_results },
-	{ OP_ADD_PERM_ROOT, "AddPermRoot", NULL, "ss",
-	  "you are not privileged to create perm roots\n\n"
-	  "hint: you can just do this client-side without special privileges, and probably want "
-	  "to do that instead." },
+	{ OP_ADD_PERM_ROOT, "AddPermRoot", op_add_perm_root },
 };
 
 const struct op *op_find(uint64_t number)

@@ -61,8 +61,13 @@ int op_ensure_path(struct session *s, struct err *e);
 int op_add_temp_root(struct session *s, struct err *e);
 int op_add_indirect_root(struct session *s, struct err *e);
 int op_find_roots(struct session *s, struct err *e);
+/* "/a//b/./c/../d" becomes "/a/b/d", by its text alone, in place. */
+void path_canonical(char *path);
 int op_sync_with_gc(struct session *s, struct err *e);
 int op_add_signatures(struct session *s, struct err *e);
+/* ops_trusted.c */
+int op_add_build_log(struct session *s, struct err *e);
+int op_add_perm_root(struct session *s, struct err *e);
 /* ops_options.c */
 int op_set_options(struct session *s, struct err *e);
 /* ops_legacy.c */

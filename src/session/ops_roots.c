@@ -23,8 +23,7 @@ int op_add_temp_root(struct session *s, struct err *e)
 	return r;
 }
 
-/* "/a//b/./c/../d" becomes "/a/b/d", by its text alone, in place. */
-static void canonical(char *path)
+void path_canonical(char *path)
 {
 	char *to = path, *save = path + 1;
 
@@ -56,7 +55,7 @@ int op_add_indirect_root(struct session *s, struct err *e)
 	request_read(s);
 	if (*link != '/')
 		return err_set(e, OP_FAILED, "the root '%s' is not an absolute path", link);
-	canonical(link);
+	path_canonical(link);
 	r = core_text(s, SESSION_INDIRECT_ROOT, link, e);
 	if (!r)
 		answer_one(s);
