@@ -34,7 +34,7 @@ int read_file_at(int dirfd, const char *path, size_t max, char **ret, size_t *re
 /* Deletes `name` beneath `dirfd`, whatever it is, and all below it. It never follows a symlink,
  * never leaves the mount, needs constant stack and a bounded number of fds at any depth, and
  * gives itself permission on directories it owns (mode 000 included). 0 also when nothing is there.
- */
+ * More in rm_tree.h. */
 int rm_tree_at(int dirfd, const char *name);
 
 /* mkdir -p for a path whose components may exist; created ones get `mode`. */

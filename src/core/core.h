@@ -11,6 +11,7 @@
 #include "store/db.h"
 
 struct spool;
+struct trash;
 struct place;
 struct goals;
 struct sessions;
@@ -43,6 +44,7 @@ struct core {
 	int store_fd;  /* O_PATH-free directory fd of store_dir */
 	struct db *db; /* the writer */
 	struct spool *spool;
+	struct trash *trash; /* opened and closed with the spool */
 	struct place *place;
 	struct goals *goals;
 	struct sessions *sessions;

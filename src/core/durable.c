@@ -15,7 +15,7 @@
 #include "base/log.h"
 #include "core/core.h"
 #include "core/process.h"
-#include "core/spool.h"
+#include "core/trash.h"
 #include "nar/tree.h"
 
 enum { FLUSH_USEC = 5 * 1000 * 1000, BOOT_ID_MAX = 64, CHECK_ARENA = 256 << 20 };
@@ -199,7 +199,7 @@ static int invalidate(struct core *core, const struct store_path *bad)
 		if (r == 0) {
 			log_warn("'%s/%s' was lost or damaged by the unclean stop: removed",
 				 core->store_dir, top.base);
-			r = spool_trash(core->spool, core->store_fd, top.base);
+			r = trash_put_uncounted(core, core->store_fd, top.base);
 		}
 		free(stack.v[--stack.n]);
 	}

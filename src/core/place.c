@@ -14,7 +14,7 @@
 #include "core/core.h"
 #include "core/durable.h"
 #include "core/place_batch.h"
-#include "core/spool.h"
+#include "core/trash.h"
 #include "nar/tree.h"
 
 struct place *place_new(struct core *core)
@@ -76,7 +76,7 @@ static void take_back(struct place *p, struct batch *b)
 {
 	for (size_t i = 0; i < b->n_moved; i++) {
 		const char *base = b->regs[i].info.path.base;
-		int r = spool_trash(p->core->spool, p->core->store_fd, base);
+		int r = trash_put_uncounted(p->core, p->core->store_fd, base);
 
 		if (r < 0)
 			log_error("removing the unregistered '%s/%s': %s", p->core->store_dir, base,
@@ -96,7 +96,7 @@ static int move_in(struct place *p, const struct staged *s, mode_t mode, struct 
 		if (errno != EEXIST)
 			return err_errno(e, -errno, "moving '%s/%s' into the store",
 					 core->store_dir, base);
-		r = spool_trash(core->spool, core->store_fd, base);
+		r = trash_put_uncounted(core, core->store_fd, base);
 		if (r < 0)
 			return err_errno(e, r, "clearing the way for '%s/%s'", core->store_dir,
 					 base);
@@ -108,7 +108,7 @@ static int move_in(struct place *p, const struct staged *s, mode_t mode, struct 
 		return 0;
 	r = tree_seal(core->store_fd, base);
 	if (r < 0) {
-		(void)spool_trash(core->spool, core->store_fd, base); /* the first error counts */
+		(void)trash_put_uncounted(core, core->store_fd, base); /* the first error counts */
 		return err_errno(e, r, "sealing '%s/%s'", core->store_dir, base);
 	}
 	return 0;

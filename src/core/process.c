@@ -127,3 +127,11 @@ void child_forget(struct child *c)
 	if (c)
 		c->done = NULL;
 }
+
+void child_stop(struct child *c)
+{
+	if (!c)
+		return;
+	c->done = NULL;
+	(void)syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0); /* or it has ended */
+}

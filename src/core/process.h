@@ -15,6 +15,8 @@ int child_run(struct loop *l, int (*fn)(void *ctx), void *fn_ctx, int *keep_fd,
 	      void (*done)(void *ctx, int status), void *done_ctx, struct child **ret);
 /* Nobody wants to know any more; the child goes on. NULL is fine. */
 void child_forget(struct child *c);
+/* The same, and it is ended now. */
+void child_stop(struct child *c);
 
 /* fork() that also gives a pidfd. 0 in the child, 1 in the parent, or -errno. */
 int fork_pidfd(pid_t *ret_pid, int *ret_pidfd);

@@ -1,5 +1,5 @@
-/* The spool: where sessions and builds put things down before they are moved into the store, and
- * the trash that a short-lived child empties in the background. See spool.h.
+/* The spool: where sessions and builds put things down before they are moved into the store. See
+ * spool.h.
  *
  * It never follows a symlink below its own directory, and never deletes by path.
  * Linked by airplantd. */
@@ -8,25 +8,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include "base/fd.h"
 #include "base/log.h"
 #include "core/core.h"
-#include "core/process.h"
-
-/* A cleaner starts this long after something fell into the trash. After a failure it starts again,
- * later each time: files of ids that only a build's supervisor could delete never go. */
-enum { CLEAN_DELAY_USEC = 50 * 1000 };
-#define CLEAN_AGAIN_USEC     (60ULL * 1000 * 1000)
-#define CLEAN_AGAIN_MAX_USEC (24ULL * 3600 * 1000 * 1000)
+#include "core/trash.h"
 
 /* Empty directories of sessions are used again: making and removing one costs more than all the
  * rest of a short session. */
@@ -37,13 +26,8 @@ struct spool {
 	char *kept[KEPT_MAX]; /* names */
 	size_t n_kept;
 	char *dir;
-	int fd, trash_fd;
+	int fd;
 	uint64_t next; /* number of the next directory; names are never used twice in one life */
-	struct loop_timer *timer;
-	struct child *cleaner;
-	bool dirty;	     /* something was thrown away since the cleaner started */
-	bool retry;	     /* the timer is there because a cleaner failed */
-	uint64_t again_usec; /* how long after the last failure; 0 when there was none */
 };
 
 const char *spool_dir(const struct spool *s)
@@ -62,118 +46,6 @@ static int same_mount(const char *a, const char *b)
 	       x.stx_dev_minor == y.stx_dev_minor;
 }
 
-static void clean(void *ctx);
-
-static void clean_soon(struct spool *s, uint64_t usec)
-{
-	if (s->cleaner || !s->core->loop || (s->timer && !s->retry))
-		return;
-	loop_timer_cancel(s->timer);
-	s->timer = NULL;
-	s->retry = false;
-	/* Without a timer the trash waits for the next occasion; nothing is lost. */
-	if (loop_timer(s->core->loop, usec, clean, s, &s->timer) < 0)
-		s->timer = NULL;
-}
-
-static void clean_again(struct spool *s)
-{
-	s->again_usec = s->again_usec ? 2 * s->again_usec : CLEAN_AGAIN_USEC;
-	if (s->again_usec > CLEAN_AGAIN_MAX_USEC)
-		s->again_usec = CLEAN_AGAIN_MAX_USEC;
-	clean_soon(s, s->again_usec);
-	s->retry = true;
-}
-
-static void cleaned(void *ctx, int status)
-{
-	struct spool *s = ctx;
-
-	s->cleaner = NULL;
-	if (status != 0)
-		clean_again(s);
-	else
-		s->again_usec = 0;
-	if (s->dirty)
-		clean_soon(s, CLEAN_DELAY_USEC);
-}
-
-/* In the child. Whole trees below the trash go; what cannot go is tried again later. */
-static int empty_trash(void *ctx)
-{
-	struct spool *s = ctx;
-	_cleanup_close_ int fd = -1;
-	DIR *d;
-	struct dirent *de;
-	int failed = 0, r;
-
-	(void)setpriority(PRIO_PROCESS, 0, 10); /* deleting may take its time */
-	fd = openat(s->trash_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	d = fd < 0 ? NULL : fdopendir(fd);
-	if (!d)
-		return 1;
-	fd = -1;
-	while ((de = readdir(d)))
-		if (strcmp(de->d_name, ".") && strcmp(de->d_name, "..") &&
-		    (r = rm_tree_at(s->trash_fd, de->d_name)) < 0) {
-			failed = 1;
-			if (!s->again_usec) /* once is enough */
-				log_error("'%s/trash/%s' cannot be deleted by the daemon: %s",
-					  s->dir, de->d_name, strerror(-r));
-		}
-	closedir(d);
-	return failed;
-}
-
-static void clean(void *ctx)
-{
-	struct spool *s = ctx;
-	int r;
-
-	s->timer = NULL;
-	s->retry = s->dirty = false;
-	r = child_run(s->core->loop, empty_trash, s, &s->trash_fd, cleaned, s, &s->cleaner);
-	if (r < 0)
-		clean_again(s);
-}
-
-/* Renames into the trash under a number that is not taken. */
-static int throw_away(struct spool *s, int dirfd, const char *name)
-{
-	char fresh[32];
-
-	for (;;) {
-		snprintf(fresh, sizeof(fresh), "%llu", (unsigned long long)s->next++);
-		if (renameat2(dirfd, name, s->trash_fd, fresh, RENAME_NOREPLACE) == 0)
-			break;
-		if (errno == EEXIST)
-			continue;
-		if (errno == ENOENT)
-			return 0;
-		if (errno == EACCES) {
-			/* A sealed directory cannot change its parent: its ".." would have to be
-			 * written. It is ours, so it may be opened up first. */
-			_cleanup_close_ int fd = openat(
-				dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-			struct stat st;
-
-			if (fd >= 0 && fstat(fd, &st) == 0 && !(st.st_mode & S_IWUSR) &&
-			    fchmod(fd, 0700) == 0)
-				continue;
-			return -EACCES;
-		}
-		return -errno;
-	}
-	s->dirty = true;
-	clean_soon(s, CLEAN_DELAY_USEC);
-	return 0;
-}
-
-int spool_trash(struct spool *s, int dirfd, const char *name)
-{
-	return throw_away(s, dirfd, name);
-}
-
 static int drop_leftovers(struct spool *s)
 {
 	_cleanup_close_ int fd = openat(s->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -190,7 +62,7 @@ static int drop_leftovers(struct spool *s)
 		if (!strcmp(de->d_name, ".") || !strcmp(de->d_name, "..") ||
 		    !strcmp(de->d_name, "trash"))
 			continue;
-		r = throw_away(s, s->fd, de->d_name);
+		r = trash_put_uncounted(s->core, s->fd, de->d_name);
 		if (r < 0)
 			log_warn("clearing '%s/%s': %s", s->dir, de->d_name, strerror(-r));
 	}
@@ -244,26 +116,19 @@ int spool_open(struct core *core, struct spool **ret, struct err *e)
 	if (!s)
 		return err_set(e, -ENOMEM, "out of memory");
 	s->core = core;
-	s->fd = s->trash_fd = -1;
+	s->fd = -1;
 	s->dir = choose_dir(core, e);
 	r = s->dir ? open_private(s->dir, &s->fd, e) : -EIO;
 	if (r < 0)
 		goto fail;
-	if (mkdirat(s->fd, "trash", 0700) < 0 && errno != EEXIST) {
-		r = err_errno(e, -errno, "creating '%s/trash'", s->dir);
+	r = trash_open(core, s->fd, s->dir, &core->trash, e);
+	if (r < 0)
 		goto fail;
-	}
-	s->trash_fd = openat(s->fd, "trash", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (s->trash_fd < 0) {
-		r = err_errno(e, -errno, "opening '%s/trash'", s->dir);
-		goto fail;
-	}
 	r = drop_leftovers(s);
 	if (r < 0) {
 		err_errno(e, r, "clearing the spool '%s'", s->dir);
 		goto fail;
 	}
-	clean_soon(s, CLEAN_DELAY_USEC); /* the trash of an earlier life */
 	*ret = s;
 	return 0;
 fail:
@@ -275,12 +140,10 @@ void spool_close(struct spool *s)
 {
 	if (!s)
 		return;
-	loop_timer_cancel(s->timer);
-	child_forget(s->cleaner);
+	trash_close(TAKE_PTR(s->core->trash));
 	while (s->n_kept > 0)
 		free(s->kept[--s->n_kept]);
 	close_fdp(&s->fd);
-	close_fdp(&s->trash_fd);
 	free(s->dir);
 	free(s);
 }
@@ -375,5 +238,5 @@ void spool_drop(struct spool *s, const char *path)
 		return;
 	if (unlinkat(s->fd, name, AT_REMOVEDIR) == 0)
 		return;
-	(void)throw_away(s, s->fd, name); /* else the next start sweeps it */
+	(void)trash_put_uncounted(s->core, s->fd, name); /* else the next start sweeps it */
 }

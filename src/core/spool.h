@@ -1,5 +1,5 @@
 /* The spool: private directories on the store's own mount (rename must work from here into the
- * store), and the trash that is emptied in the background.
+ * store), and in it the trash (trash.h).
  *
  *   <state>/airplant/spool when state and store lie on the same mount, else <store>/.airplant
  *     s-<n>/   one session      b-<n>/   one build      trash/<n>   to be deleted */
@@ -18,6 +18,4 @@ void spool_close(struct spool *s);
 int spool_make(struct spool *s, char kind, char **ret_path, int *ret_fd);
 /* Moves a spool directory (by the path spool_make gave) to the trash. */
 void spool_drop(struct spool *s, const char *path);
-/* Moves whatever lies at `name` beneath dirfd to the trash. 0 also when nothing is there. */
-int spool_trash(struct spool *s, int dirfd, const char *name);
 const char *spool_dir(const struct spool *s); /* absolute path */

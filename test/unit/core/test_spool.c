@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "base/fd.h"
+#include "core/trash.h"
 #include "scratch.h"
 
 static struct scratch s;
@@ -78,9 +79,9 @@ static void sealed_trees_can_be_thrown_away(void **state)
 	assert_int_equal(mkdirat(s.core.store_fd, "x", 0755), 0);
 	assert_int_equal(mkdirat(s.core.store_fd, "x/y", 0555), 0);
 	assert_int_equal(fchmodat(s.core.store_fd, "x", 0555, 0), 0);
-	assert_int_equal(spool_trash(s.core.spool, s.core.store_fd, "x"), 0);
+	assert_int_equal(trash_put_uncounted(&s.core, s.core.store_fd, "x"), 0);
 	assert_false(scratch_exists(&s, "x"));
-	assert_int_equal(spool_trash(s.core.spool, s.core.store_fd, "x"), 0); /* nothing there */
+	assert_int_equal(trash_put_uncounted(&s.core, s.core.store_fd, "x"), 0); /* nothing there */
 }
 
 static void a_restart_sweeps(void **state)
