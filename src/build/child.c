@@ -136,10 +136,16 @@ static int drop_capabilities(struct err *e)
 	return 0;
 }
 
-static int install_filter(struct err *e)
+static int install_filter(const struct build *b, struct err *e)
 {
-	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, confine_builder_filter(), 0, 0) < 0)
-		return err_errno(e, -errno, "unable to load seccomp BPF program");
+	bool i386 = !strcmp(b->s.platform, "i686-linux");
+	const struct sock_fprog *program = confine_builder_filter(
+		b->s.nested ? CONFINE_BUILDER_NESTED : CONFINE_BUILDER_PLAIN, i386);
+
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0) < 0)
+		return err_errno(e, -errno,
+				 "unable to load seccomp BPF program (a kernel with "
+				 "CONFIG_SECCOMP_FILTER is needed, or 'filter-syscalls = false')");
 	return 0;
 }
 
@@ -150,7 +156,7 @@ static int give_up_privileges(const struct build *b, struct err *e)
 	if (b->s.allow_new_privileges) {
 		/* Without no_new_privs a filter takes a capability to install. */
 		scope_sockets();
-		r = b->s.filter_syscalls ? install_filter(e) : 0;
+		r = b->s.filter_syscalls ? install_filter(b, e) : 0;
 		return r < 0 ? r : drop_capabilities(e);
 	}
 	r = drop_capabilities(e);
@@ -159,7 +165,7 @@ static int give_up_privileges(const struct build *b, struct err *e)
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_errno(e, -errno, "failed to set PR_SET_NO_NEW_PRIVS");
 	scope_sockets();
-	return b->s.filter_syscalls ? install_filter(e) : 0;
+	return b->s.filter_syscalls ? install_filter(b, e) : 0;
 }
 
 static void set_personality(const struct build *b)

@@ -37,9 +37,10 @@ struct settings {
 	char *build_dir;	  /* "" when not set */
 	struct strv ignored_acls; /* extended attributes that canonicalisation leaves alone */
 	/* Airplant's own, in the same file or in airplant.conf beside it: */
-	uint64_t ids;	  /* enum ids_setting: auto, broker, subid, single */
-	char *ids_socket; /* the broker's socket */
-	uint64_t durable; /* 0 background (default), 1 strict */
+	uint64_t ids;	       /* enum ids_setting: auto, broker, subid, single */
+	char *ids_socket;      /* the broker's socket */
+	bool nested_sandboxes; /* builders may make namespaces of their own */
+	uint64_t durable;      /* 0 background (default), 1 strict */
 };
 
 void settings_init(struct settings *s); /* all defaults */

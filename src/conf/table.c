@@ -177,6 +177,7 @@ const struct conf_row conf_table[] = {
 	/* Airplant's own */
 	{ "ids", CONF_ENUM, GROUP_OTHER, WORDS("auto", "broker", "subid", "single"), KEEP(ids) },
 	{ "ids-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP(ids_socket) },
+	{ "nested-sandboxes", CONF_BOOL, GROUP_OTHER, KEEP(nested_sandboxes) },
 	{ "durable", CONF_ENUM, GROUP_OTHER, WORDS("background", "strict"), KEEP(durable) },
 };
 /* clang-format on */

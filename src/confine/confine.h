@@ -4,6 +4,7 @@
 #pragma once
 
 #include <linux/filter.h>
+#include <stdbool.h>
 
 #include "base/err.h"
 
@@ -23,5 +24,13 @@ enum confine_profile {
  * 0, or a negative errno with a sentence naming what is missing. Single-threaded callers only. */
 int confine_seal(enum confine_profile profile, struct err *e);
 
-/* The filter for builders (feature rows D16, security.md 3.3): installed last, by the child. */
-const struct sock_fprog *confine_builder_filter(void);
+/* The filters for builders (feature row D16, security.md 3.3): the table is builder.c. */
+enum confine_builder {
+	CONFINE_BUILDER_PLAIN,	/* no namespaces of its own */
+	CONFINE_BUILDER_NESTED, /* containers and sandboxes may run inside */
+};
+
+/* Installed last, by the child. `i386_sockets`: through the 32-bit entry of an x86_64 kernel most
+ * libraries make sockets with socketcall(2), whose arguments no filter can see; it is open to
+ * builds for that platform alone. */
+const struct sock_fprog *confine_builder_filter(enum confine_builder which, bool i386_sockets);

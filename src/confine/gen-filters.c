@@ -1,8 +1,10 @@
-/* Build-time only: compiles the table of profiles.c with libseccomp and prints constant BPF
- * programs as C. `gen-filters [ARCH] > filters.c`. Never installed, never run on a user's machine.
+/* Build-time only: compiles the tables of profiles.c and builder.c with libseccomp and prints
+ * constant BPF programs as C. `gen-filters [ARCH] > filters.c`. Never installed, never run on a
+ * user's machine.
  */
 #include <err.h>
 #include <errno.h>
+#include <linux/audit.h>
 #include <seccomp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,16 +15,6 @@
 #include "base/macro.h"
 #include "confine/profiles.h"
 
-/* System calls got the same number on every architecture from 424 on; x32 adds a bit. 512 to 547
- * are x32's own, and 32-bit ARM has private ones far above. */
-enum {
-	X32_BIT = 0x40000000,
-	UNIFIED_END = 512,
-	NR_SETXATTRAT = 463, /* setxattrat, getxattrat, listxattrat, removexattrat: Linux 6.13 */
-	NR_REMOVEXATTRAT = 466,
-	NR_REVIEWED = 469, /* file_setattr, Linux 6.17: the newest one that was looked at */
-};
-
 static uint32_t action(int answer)
 {
 	if (answer == ANSWER_ALLOW)
@@ -32,20 +24,60 @@ static uint32_t action(int answer)
 	return SCMP_ACT_ERRNO((uint32_t)answer);
 }
 
-static void add_call(scmp_filter_ctx ctx, const struct profile *p, int answer, const struct call *c)
+static void add_rule(scmp_filter_ctx ctx, const struct profile *p, int answer, const struct call *c,
+		     const struct scmp_arg_cmp *cmp, unsigned int n)
 {
 	int nr = seccomp_syscall_resolve_name(c->name);
-	struct scmp_arg_cmp cmp[ELEMENTS(c->conds)];
 	int r;
 
 	if (nr == __NR_SCMP_ERROR)
 		errx(1, "%s: libseccomp does not know the system call '%s'", p->process, c->name);
+	r = seccomp_rule_add_array(ctx, action(answer), nr, n, cmp);
+	if (r < 0)
+		errx(1, "%s: rule for '%s': %s", p->process, c->name, strerror(-r));
+}
+
+static bool any_begins(const struct call *c, unsigned int bit, uint32_t begin)
+{
+	for (unsigned int i = 0; i < c->none_of.n; i++)
+		if (c->none_of.v[i] >> bit == begin)
+			return true;
+	return false;
+}
+
+/* "None of these values" as bit patterns, the one comparison that ignores the upper half of the
+ * register: where a value's neighbour at some bit leads to no value, all behind it is outside. */
+static void add_none_of(scmp_filter_ctx ctx, const struct profile *p, int answer,
+			const struct call *c, struct scmp_arg_cmp *cmp, unsigned int n)
+{
+	for (unsigned int bit = 32; bit-- > 0;) {
+		uint32_t mask = ~0U << bit;
+
+		for (unsigned int i = 0; i < c->none_of.n; i++) {
+			uint32_t begin = c->none_of.v[i] >> bit ^ 1;
+			bool seen = any_begins(c, bit, begin);
+
+			for (unsigned int j = 0; j < i; j++)
+				seen |= (c->none_of.v[j] >> bit ^ 1) == begin;
+			if (seen)
+				continue;
+			cmp[n] = SCMP_CMP64(c->other, SCMP_CMP_MASKED_EQ, mask, begin << bit);
+			add_rule(ctx, p, answer, c, cmp, n + 1);
+		}
+	}
+}
+
+static void add_call(scmp_filter_ctx ctx, const struct profile *p, int answer, const struct call *c)
+{
+	struct scmp_arg_cmp cmp[ELEMENTS(c->conds) + 1];
+
 	for (unsigned int i = 0; i < c->n_conds; i++)
 		cmp[i] = SCMP_CMP64(c->conds[i].arg, SCMP_CMP_MASKED_EQ, c->conds[i].mask,
 				    c->conds[i].value);
-	r = seccomp_rule_add_array(ctx, action(answer), nr, c->n_conds, cmp);
-	if (r < 0)
-		errx(1, "%s: rule for '%s': %s", p->process, c->name, strerror(-r));
+	if (c->none_of.n > 0)
+		add_none_of(ctx, p, answer, c, cmp, c->n_conds);
+	else
+		add_rule(ctx, p, answer, c, cmp, c->n_conds);
 }
 
 static void add_arches(scmp_filter_ctx ctx, const struct profile *p, uint32_t arch)
@@ -100,37 +132,77 @@ static size_t print_program(scmp_filter_ctx ctx, const char *process)
 	return n;
 }
 
-/* In front of the builder's filter, by number, since libseccomp knows neither ranges nor these
- * names: what nobody has reviewed yet does not exist (a policy that allows by default would
- * otherwise be undone by the next kernel, as fchmodat2 once did), and the *xattrat calls get the
- * errno of their elders. */
-static void print_number_gate(void)
+/* In front of a builder's rules come those that libseccomp cannot express. In these, jumps go to
+ * the next instruction or over one `return`. */
+static void print_load(size_t offset)
 {
-	const struct sock_filter gate[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, (uint32_t)~X32_BIT),
-		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, UNIFIED_END, 5, 0),
-		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, NR_REVIEWED, 2, 0),
-		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, NR_REMOVEXATTRAT, 3, 0),
-		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, NR_SETXATTRAT, 1, 2),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTSUP),
-	};
-
-	for (size_t i = 0; i < ELEMENTS(gate); i++)
-		print_insn(gate[i]);
+	print_insn((struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offset));
+}
+static void print_jump(uint16_t test, uint32_t k, uint8_t yes, uint8_t no)
+{
+	print_insn((struct sock_filter)BPF_JUMP(BPF_JMP | test | BPF_K, k, yes, no));
+}
+static void print_return(uint32_t k)
+{
+	print_insn((struct sock_filter)BPF_STMT(BPF_RET | BPF_K, k));
 }
 
-static void print_filter(const char *name, const struct profile *p, uint32_t arch, bool builder)
+/* What nobody has reviewed yet does not exist: a policy that allows by default would otherwise be
+ * undone by the next kernel, as fchmodat2 once did. The whole of x32 lies above, too (its numbers
+ * have bit 30). -1 is what a tracer writes to skip a call. 32-bit ARM has private calls. */
+static void print_number_gate(const struct profile *p, uint32_t arch)
+{
+	enum { ARM_PRIVATE = 0x0f0000 };
+
+	print_load(offsetof(struct seccomp_data, nr));
+	print_jump(BPF_JEQ, ~0U, 0, 1);
+	print_return(SECCOMP_RET_ALLOW);
+	if (arch == SCMP_ARCH_AARCH64) {
+		print_jump(BPF_JGE, ARM_PRIVATE + 0x100, 1, 0);
+		print_jump(BPF_JGE, ARM_PRIVATE, 2, 0);
+	}
+	print_jump(BPF_JGT, p->newest, 0, 1);
+	print_return(SECCOMP_RET_ERRNO | ENOSYS);
+	for (const struct numbers *n = p->numbers; n->first; n++) {
+		print_jump(BPF_JGT, n->last, 2, 0);
+		print_jump(BPF_JGE, n->first, 0, 1);
+		print_return(action(n->answer));
+	}
+}
+
+/* socketcall(2) of i386: libseccomp would take the arguments behind its pointer for arguments. */
+static void print_socketcall_gate(bool open)
+{
+	enum { NR = 102, SOCKET = 1, SOCKETPAIR = 8 };
+	uint8_t rest = open ? 3 : 7;
+
+	print_jump(BPF_JEQ, NR, 0, rest);
+	print_load(offsetof(struct seccomp_data, arch));
+	print_jump(BPF_JEQ, AUDIT_ARCH_I386, 0, (uint8_t)(rest - 2));
+	if (!open) {
+		print_load(offsetof(struct seccomp_data, args[0]));
+		print_jump(BPF_JEQ, SOCKET, 1, 0);
+		print_jump(BPF_JEQ, SOCKETPAIR, 0, 1);
+		print_return(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
+	}
+	print_return(SECCOMP_RET_ALLOW);
+}
+
+/* The rules name arguments by their place; these have clone's flags in another one. */
+static void check_reviewed(uint32_t arch)
+{
+	if (arch != SCMP_ARCH_X86_64 && arch != SCMP_ARCH_AARCH64 && arch != SCMP_ARCH_X86 &&
+	    arch != SCMP_ARCH_ARM && arch != SCMP_ARCH_RISCV64 && arch != SCMP_ARCH_PPC64LE)
+		errx(1, "nobody has reviewed the builder's filter for this architecture");
+}
+
+static scmp_filter_ctx compile(const struct profile *p, uint32_t arch, int bad_arch)
 {
 	scmp_filter_ctx ctx = seccomp_init(action(p->otherwise));
 
 	if (!ctx)
 		errx(1, "seccomp_init failed");
-	/* A foreign ABI without rules: our own processes never use one. The core's filter is not
-	 * the place to decide about builders. */
-	if (seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH,
-			     action(builder ? ANSWER_KILL : p->otherwise)))
+	if (seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, action(bad_arch)))
 		errx(1, "%s: cannot set the action for unknown architectures", p->process);
 	/* A tree, not a list: the kernel runs the program once for every system call number when it
 	 * is installed, with interrupts off, and each session installs it. */
@@ -140,12 +212,48 @@ static void print_filter(const char *name, const struct profile *p, uint32_t arc
 	for (const struct rule *r = p->rules; r->calls; r++)
 		for (const struct call *c = r->calls; c->name; c++)
 			add_call(ctx, p, r->answer, c);
-	printf("\n/* %s */\nstatic const struct sock_filter %s[] = {\n", p->process, name);
-	if (builder)
-		print_number_gate();
+	return ctx;
+}
+
+/* A foreign ABI without rules: our own processes never use one. The core's filter is not the place
+ * to decide about builders. */
+static void print_filter(int i, uint32_t arch)
+{
+	const struct profile *p = &confine_profiles[i];
+	scmp_filter_ctx ctx = compile(p, arch, p->otherwise);
+
+	printf("\n/* %s */\nstatic const struct sock_filter filter_%d[] = {\n", p->process, i);
 	(void)print_program(ctx, p->process);
 	printf("};\n");
 	seccomp_release(ctx);
+}
+
+static void print_builder(int i, bool i386_sockets, uint32_t arch)
+{
+	const struct profile *p = &confine_builders[i];
+	scmp_filter_ctx ctx = compile(p, arch, ANSWER_KILL);
+
+	printf("\n/* %s */\nstatic const struct sock_filter builder_%d_%d[] = {\n", p->process, i,
+	       i386_sockets);
+	print_number_gate(p, arch);
+	if (arch == SCMP_ARCH_X86_64 || arch == SCMP_ARCH_X86)
+		print_socketcall_gate(i386_sockets);
+	(void)print_program(ctx, p->process);
+	printf("};\n");
+	seccomp_release(ctx);
+}
+
+static void print_index(void)
+{
+	printf("\n#define PROGRAM(f) { sizeof(f) / sizeof((f)[0]), (struct sock_filter *)(f) }\n"
+	       "const struct sock_fprog confine_filters[N_PROFILES] = {\n");
+	for (int i = 0; i < N_PROFILES; i++)
+		if (!confine_profiles[i].privileged_children)
+			printf("\t[%d] = PROGRAM(filter_%d),\n", i, i);
+	printf("};\nconst struct sock_fprog confine_builder_programs[N_BUILDERS][2] = {\n");
+	for (int i = 0; i < N_BUILDERS; i++)
+		printf("\t{ PROGRAM(builder_%d_0), PROGRAM(builder_%d_1) },\n", i, i);
+	printf("};\n");
 }
 
 int main(int argc, char **argv)
@@ -154,22 +262,15 @@ int main(int argc, char **argv)
 
 	if (arch == 0)
 		errx(1, "libseccomp does not know the architecture '%s'", argv[1]);
-	printf("/* Generated from profiles.c by gen-filters.c. */\n"
+	check_reviewed(arch);
+	printf("/* Generated from profiles.c and builder.c by gen-filters.c. */\n"
 	       "#include \"confine/profiles.h\"\n");
-	for (int i = 0; i < N_PROFILES; i++) {
-		char name[16];
-
-		snprintf(name, sizeof(name), "filter_%d", i);
-		if (!confine_profiles[i].privileged_children)
-			print_filter(name, &confine_profiles[i], arch, false);
-	}
-	print_filter("filter_builder", &confine_builder, arch, true);
-	printf("\n#define PROGRAM(f) { sizeof(f) / sizeof((f)[0]), (struct sock_filter *)(f) }\n"
-	       "const struct sock_fprog confine_filters[N_PROFILES] = {\n");
 	for (int i = 0; i < N_PROFILES; i++)
 		if (!confine_profiles[i].privileged_children)
-			printf("\t[%d] = PROGRAM(filter_%d),\n", i, i);
-	printf("};\nconst struct sock_fprog confine_builder_program = PROGRAM(filter_builder);\n");
+			print_filter(i, arch);
+	for (int i = 0; i < 2 * N_BUILDERS; i++)
+		print_builder(i / 2, i % 2, arch);
+	print_index();
 	if (fflush(stdout) || ferror(stdout))
 		err(1, "writing the filters");
 	return 0;

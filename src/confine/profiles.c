@@ -2,7 +2,7 @@
  * Read the table at the end first. It states intentions only: gen-filters.c compiles it at build
  * time, seal.c applies it. Linked by every process that seals itself; nothing here does anything.
  */
-#include "confine/profiles.h"
+#include "confine/rules.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,15 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
-#define INT 0xffffffffULL
 /* clang-format off */
-#define CALL(name) { name, 0, { } }
-#define IS(name, arg, value) { name, 1, { { arg, INT, (uint32_t)(value) } } }
-#define HAS(name, arg, bits) { name, 1, { { arg, bits, bits } } }
-#define LACKS(name, arg, bits) { name, 1, { { arg, bits, 0 } } }
-#define HAS2(name, a, abits, b, bbits) { name, 2, { { a, abits, abits }, { b, bbits, bbits } } }
-#define END { 0 }
-
 /* Whatever a C program does without touching anything but itself. Nothing becomes executable. */
 static const struct call own_memory[] = {
 	LACKS("mmap", 2, PROT_EXEC), LACKS("mprotect", 2, PROT_EXEC), CALL("munmap"),
@@ -146,7 +138,7 @@ static const struct call lease_ids[] = {
 /* The core's filter lives on in supervisors, builders and whatever they start. So it names only
  * what the kernel refuses to all of those anyway (a capability in the machine's own namespace),
  * with the errno the kernel gives: a build cannot tell that it is there. io_uring is refused to
- * builders as well (below); it is a way round every filter. */
+ * builders as well (builder.c); it is a way round every filter. */
 static const struct call machine_root[] = {
 	CALL("kexec_load"), CALL("kexec_file_load"), CALL("init_module"), CALL("finit_module"),
 	CALL("delete_module"), CALL("swapon"), CALL("swapoff"), CALL("acct"), CALL("iopl"),
@@ -157,32 +149,6 @@ static const struct call machine_root[] = {
 
 static const struct call io_uring[] = {
 	CALL("io_uring_setup"), CALL("io_uring_enter"), CALL("io_uring_register"),
-	END,
-};
-
-/* Every call that can make a file with a set-user-ID or set-group-ID bit. The flags of open are
- * looked at too: without O_CREAT and O_TMPFILE its mode is garbage. openat2 hides its mode behind
- * a pointer; that such a file never leaves the build is the supervisor's work. */
-#define SUID_MODE(name, arg) HAS(name, arg, S_ISUID), HAS(name, arg, S_ISGID)
-#define SUID_OPEN(name, flags)                                                                     \
-	HAS2(name, flags, O_CREAT, flags + 1, S_ISUID),                                            \
-		HAS2(name, flags, O_CREAT, flags + 1, S_ISGID),                                    \
-		HAS2(name, flags, (O_TMPFILE & ~O_DIRECTORY), flags + 1, S_ISUID),                 \
-		HAS2(name, flags, (O_TMPFILE & ~O_DIRECTORY), flags + 1, S_ISGID)
-static const struct call make_suid[] = {
-	SUID_MODE("chmod", 1),	  SUID_MODE("fchmod", 1),
-	SUID_MODE("fchmodat", 2), SUID_MODE("fchmodat2", 2),
-	SUID_MODE("creat", 1),	  SUID_MODE("mknod", 1),
-	SUID_MODE("mknodat", 2),  SUID_OPEN("open", 1),
-	SUID_OPEN("openat", 2),	  END,
-};
-
-/* ACLs and other attributes would outlive canonicalisation. The *at forms of Linux 6.13 are
- * refused by number, see gen-filters.c. */
-static const struct call xattrs[] = {
-	CALL("getxattr"), CALL("lgetxattr"), CALL("fgetxattr"), CALL("setxattr"),
-	CALL("lsetxattr"), CALL("fsetxattr"), CALL("listxattr"), CALL("llistxattr"),
-	CALL("flistxattr"), CALL("removexattr"), CALL("lremovexattr"), CALL("fremovexattr"),
 	END,
 };
 
@@ -256,17 +222,5 @@ const struct profile confine_profiles[N_PROFILES] = {
 		.process = "airplantd",
 		.privileged_children = true,
 		.otherwise = ANSWER_ALLOW,
-	},
-};
-
-/* Any program at all. Upstream's policy (feature row D16) and its errnos, with the holes closed. */
-const struct profile confine_builder = {
-	.process = "builder",
-	.foreign_arches = true,
-	.otherwise = ANSWER_ALLOW,
-	.rules = {
-		{ EPERM, make_suid },
-		{ ENOTSUP, xattrs },
-		{ ENOSYS, io_uring },
 	},
 };

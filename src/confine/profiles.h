@@ -19,6 +19,19 @@ struct call {
 	const char *name; /* as libseccomp spells it */
 	uint8_t n_conds;
 	struct cond conds[2];
+	/* And, where `none_of.n` is not 0: argument `other`, an int, is none of these values. */
+	uint8_t other;
+	struct {
+		uint8_t n;
+		uint32_t v[6];
+	} none_of;
+};
+
+/* By number, where libseccomp does not know the name yet. From 424 on a system call has the same
+ * number on every architecture. */
+struct numbers {
+	uint32_t first, last;
+	int answer;
 };
 
 /* What the kernel answers. An errno stands for itself. */
@@ -29,7 +42,7 @@ struct rule {
 	const struct call *calls; /* ends with a NULL name */
 };
 
-enum { PROFILE_RULES_MAX = 10 };
+enum { PROFILE_RULES_MAX = 16 };
 
 struct profile {
 	const char *process;
@@ -40,13 +53,16 @@ struct profile {
 	bool foreign_arches;	  /* the filter also speaks for the machine's 32-bit ABIs */
 	int otherwise;		  /* the answer to calls without a rule */
 	struct rule rules[PROFILE_RULES_MAX]; /* ends with NULL calls */
+	/* Builders alone: */
+	uint32_t newest;	       /* what has a higher number does not exist (ENOSYS) */
+	const struct numbers *numbers; /* ends with a 0; they come before the rules */
 };
 
-enum { N_PROFILES = CONFINE_CORE_SUBID + 1 };
+enum { N_PROFILES = CONFINE_CORE_SUBID + 1, N_BUILDERS = CONFINE_BUILDER_NESTED + 1 };
 
 extern const struct profile confine_profiles[N_PROFILES];
-extern const struct profile confine_builder;
+extern const struct profile confine_builders[N_BUILDERS];
 
 /* Generated at build time from the above. */
 extern const struct sock_fprog confine_filters[N_PROFILES];
-extern const struct sock_fprog confine_builder_program;
+extern const struct sock_fprog confine_builder_programs[N_BUILDERS][2]; /* [][i386 sockets?] */

@@ -154,7 +154,7 @@ int confine_seal(enum confine_profile profile, struct err *e)
 	return verify(p, bounded, e);
 }
 
-const struct sock_fprog *confine_builder_filter(void)
+const struct sock_fprog *confine_builder_filter(enum confine_builder which, bool i386_sockets)
 {
-	return &confine_builder_program;
+	return &confine_builder_programs[which][i386_sockets];
 }

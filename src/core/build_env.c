@@ -375,6 +375,7 @@ int build_env_make(const struct build_env_input *in, struct arena *a, struct bui
 		.filter_syscalls = set->filter_syscalls,
 		.allow_new_privileges = set->allow_new_privileges,
 		.impersonate_linux_26 = set->impersonate_linux_26,
+		.nested = set->nested_sandboxes,
 		.timeout_sec = set->timeout,
 		.max_silent_sec = set->max_silent_time,
 		.max_log_bytes = set->max_build_log_size,

@@ -23,6 +23,7 @@ LAYOUT(build_start_layout, struct build_start,
        LIST(build_start, binds, pair_layout), STR(build_start, shm_size), U64(build_start, uid),
        U64(build_start, gid), U64(build_start, filter_syscalls),
        U64(build_start, allow_new_privileges), U64(build_start, impersonate_linux_26),
+       U64(build_start, nested),
        U64(build_start, timeout_sec), U64(build_start, max_silent_sec),
        U64(build_start, max_log_bytes), U64(build_start, log_lines),
        U64(build_start, compress_log), U64(build_start, keep_failed), U64(build_start, check));

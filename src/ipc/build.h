@@ -72,6 +72,7 @@ struct build_start {
 	char *shm_size;	   /* "50%" */
 	uint64_t uid, gid; /* inside: 1000, 100 */
 	uint64_t filter_syscalls, allow_new_privileges, impersonate_linux_26;
+	uint64_t nested; /* the builder may make namespaces of its own */
 	/* limits; 0 = none */
 	uint64_t timeout_sec, max_silent_sec, max_log_bytes;
 	uint64_t log_lines;    /* lines of the log's end that a failure quotes */

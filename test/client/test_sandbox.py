@@ -221,6 +221,8 @@ DIFFERENCES = {
     "gid_map": lambda s: s.split()[::2],
     # Ours empties the bounding set as well.
     "status": lambda s: [x for x in s if not x.startswith("CapBnd")],
+    # Stock lets builders make user namespaces; here 'nested-sandboxes' does, see SECURITY.md.
+    "userns": lambda s: None,
     # The host's cgroups are hidden here by a cgroup namespace; stock shows where its client happened to run.
     "cgroup": lambda s: len(s.splitlines()),
     # The terminal's name is dangling in both; how the kernel spells that depends on where it was opened.
@@ -247,6 +249,18 @@ def test_same_as_the_stock_sandbox(make_daemon, kind):
     stock = stock_probe(daemon, KINDS[kind])
     same = lambda text: {k: DIFFERENCES.get(k, lambda x: x)(v) for k, v in text.items()}
     assert differing(same(ours), same(stock)) == {}
+
+
+def test_nested_sandboxes(daemon):
+    """A sandbox in the sandbox, as stock allows it: refused, or where the setting says so, working."""
+    script = "busybox=/bin/busybox; $busybox unshare -rmpf $busybox sh -c 'mount -t tmpfs x /tmp && echo {}' > $out || echo no > $out"
+    for setting, expected in (("", "no\n"), ("nested-sandboxes = true\n", "inside\n")):
+        daemon.stop()
+        daemon.write_conf(CONF + setting)
+        daemon.start()
+        word = script.format("inside" if setting else "outside")
+        built = daemon.nix_build(f'sh "nested" {nix_string(word)}').stdout.strip()
+        assert open(built).read() == expected
 
 
 def test_what_matters(daemon):

@@ -21,6 +21,7 @@ static const char *const unreachable[] = {
 	"trusted-users",
 	"ids",
 	"ids-socket",
+	"nested-sandboxes",
 	"durable",
 	"show-trace",
 	"json-log-path",

@@ -36,17 +36,26 @@ static int file_path(char *ret, size_t size, const char *name)
 }
 
 /* Root of a fresh user namespace, as sessions and supervisors are when they seal themselves. */
+static int write_own(const char *path, const char *line)
+{
+	_cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : write_full(fd, line, strlen(line));
+}
+
 static int become_ns_root(void)
 {
-	char line[64];
-	uid_t uid = getuid();
-	_cleanup_close_ int fd = -1;
+	char uids[64], gids[64];
+	int r;
 
+	snprintf(uids, sizeof(uids), "0 %u 1\n", getuid());
+	snprintf(gids, sizeof(gids), "0 %u 1\n", getgid());
 	if (unshare(CLONE_NEWUSER) < 0)
 		return -errno;
-	fd = open("/proc/self/uid_map", O_WRONLY | O_CLOEXEC);
-	snprintf(line, sizeof(line), "0 %u 1\n", uid);
-	return fd < 0 ? -errno : write_full(fd, line, strlen(line));
+	r = write_own("/proc/self/setgroups", "deny");
+	if (r == 0)
+		r = write_own("/proc/self/gid_map", gids);
+	return r == 0 ? write_own("/proc/self/uid_map", uids) : r;
 }
 
 static int seal_or_exit(enum confine_profile p)
@@ -82,6 +91,7 @@ static int outcome(void (*setup)(void), long (*call)(void))
 		assert_int_equal(WTERMSIG(status), SIGSYS);
 		return KILLED;
 	}
+	/* The fixtures end with 101 to 104; EPROTONOSUPPORT is 93 and EAFNOSUPPORT 97. */
 	assert_true(WEXITSTATUS(status) < 100);
 	return WEXITSTATUS(status);
 }
@@ -302,11 +312,28 @@ static void as_ids(void)
 }
 
 /* The builder's filter is tried as root of a namespace, so that no other refusal hides it. */
+static void filtered(enum confine_builder which, bool i386_sockets)
+{
+	if (become_ns_root() < 0 || unshare(CLONE_NEWNS) < 0 ||
+	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0,
+		    confine_builder_filter(which, i386_sockets)) < 0)
+		_exit(103);
+}
+
 static void as_builder(void)
 {
-	if (become_ns_root() < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-	    syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, confine_builder_filter()) < 0)
-		_exit(103);
+	filtered(CONFINE_BUILDER_PLAIN, false);
+}
+
+static void as_i686_builder(void)
+{
+	filtered(CONFINE_BUILDER_PLAIN, true);
+}
+
+static void as_nested_builder(void)
+{
+	filtered(CONFINE_BUILDER_NESTED, false);
 }
 
 static void check(const char *who, const char *what, int got, int want)
@@ -385,6 +412,33 @@ ATTEMPT(b_last_reviewed, syscall(469, -1, NULL, NULL, 0, 1 << 30) < 0 && errno =
 ATTEMPT(b_next, syscall(470, 0, 0, 0, 0))
 ATTEMPT(b_511, syscall(511, 0, 0, 0, 0))
 ATTEMPT(b_openat2, syscall(SYS_openat2, AT_FDCWD, p_file, &(uint64_t[3]){ O_RDONLY, 0, 0 }, 24))
+ATTEMPT(b_newuser, syscall(SYS_unshare, CLONE_NEWUSER))
+ATTEMPT(b_clone_newuser, syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0))
+ATTEMPT(b_perf, syscall(SYS_perf_event_open, NULL, 0, -1, -1, 0))
+ATTEMPT(b_add_key, syscall(SYS_add_key, "user", "x", "y", 1, -3))
+ATTEMPT(b_request_key, syscall(SYS_request_key, "user", "x", NULL, 0))
+ATTEMPT(b_syslog, syscall(SYS_syslog, 10, NULL, 0))
+ATTEMPT(b_sti_high, syscall(SYS_ioctl, 0, 0x700005412ULL, "x"))
+ATTEMPT(b_linux_console, ioctl(0, TIOCLINUX, "\x01"))
+ATTEMPT(b_other_ioctl, ioctl(0, TCGETS, NULL) < 0 && errno != EPERM ? 0 : -1)
+ATTEMPT(b_umount, syscall(SYS_umount2, "/nonexistent", 0))
+ATTEMPT(b_fsopen, syscall(SYS_fsopen, "tmpfs", 0))
+ATTEMPT(b_statmount, syscall(457, NULL, NULL, 0, 0))
+ATTEMPT(b_open_tree_attr, syscall(467, -1, "/", 0, NULL, 0))
+ATTEMPT(b_unix, socket(AF_UNIX, SOCK_STREAM, 0) < 0)
+ATTEMPT(b_inet6, syscall(SYS_socket, AF_INET6 | 1ULL << 40, SOCK_DGRAM, 0) < 0 &&
+				 errno == EAFNOSUPPORT && access("/proc/net/if_inet6", F_OK) == 0
+			 ? -1
+			 : 0)
+ATTEMPT(b_vsock, syscall(SYS_socket, 40 | 1ULL << 40, SOCK_STREAM, 0))
+ATTEMPT(b_alg, socket(AF_ALG, SOCK_SEQPACKET, 0))
+ATTEMPT(b_packet, socket(AF_PACKET, SOCK_DGRAM, 0))
+ATTEMPT(b_family_64, socket(64 + AF_UNIX, SOCK_STREAM, 0))
+ATTEMPT(b_route, socket(AF_NETLINK, SOCK_RAW, 0))
+ATTEMPT(b_generic_netlink, socket(AF_NETLINK, SOCK_RAW, 16))
+ATTEMPT(b_pair, socketpair(AF_UNIX, SOCK_STREAM, 0, (int[2]){ 0, 0 }))
+ATTEMPT(b_tipc_pair, syscall(SYS_socketpair, 30, SOCK_STREAM, 0, NULL))
+ATTEMPT(b_skipped, syscall(-1) < 0 && errno == ENOSYS ? 0 : -1)
 ATTEMPT(b_ptrace, syscall(SYS_ptrace, 0 /* PTRACE_TRACEME */, 0, 0, 0))
 
 struct builder_expectation {
@@ -424,7 +478,48 @@ static const struct builder_expectation builder_expectations[] = {
 	{ "io_uring", try_uring, ENOSYS },
 	{ "file work", try_file_work, FINE },
 	{ "a program", run_true, FINE },
-	{ "a namespace", try_unshare, FINE },
+	{ "delete_module", try_module, EPERM },
+	{ "bpf", try_bpf, EPERM },
+	{ "open_by_handle_at", try_handle, EPERM },
+	{ "userfaultfd", try_userfaultfd, EPERM },
+	{ "perf_event_open", b_perf, EPERM },
+	{ "keyctl", try_keyctl, EPERM },
+	{ "add_key", b_add_key, EPERM },
+	{ "request_key", b_request_key, EPERM },
+	{ "syslog", b_syslog, EPERM },
+	{ "TIOCSTI", try_ioctl, EPERM },
+	{ "TIOCSTI with high bits", b_sti_high, EPERM },
+	{ "TIOCLINUX", b_linux_console, EPERM },
+	{ "another ioctl", b_other_ioctl, FINE },
+	{ "a unix socket", b_unix, FINE },
+	{ "an IPv6 socket with high bits", b_inet6, FINE },
+	{ "a route socket", b_route, FINE },
+	{ "a pair of sockets", b_pair, FINE },
+	{ "vsock with high bits", b_vsock, EAFNOSUPPORT },
+	{ "AF_ALG", b_alg, EAFNOSUPPORT },
+	{ "a family not yet known", b_family_64, EAFNOSUPPORT },
+	{ "a pair of TIPC sockets", b_tipc_pair, EAFNOSUPPORT },
+	{ "a call skipped by a tracer", b_skipped, FINE },
+	{ "another namespace", try_unshare, FINE },
+};
+
+/* What differs between a builder and one that may have sandboxes of its own. */
+static const struct {
+	const char *what;
+	long (*call)(void);
+	int plain, nested;
+} nesting[] = {
+	{ "unshare a user namespace", b_newuser, EPERM, FINE },
+	{ "clone a user namespace", b_clone_newuser, EPERM, FINE },
+	{ "setns", try_setns, EPERM, EBADF },
+	{ "mount", try_mount, EPERM, EINVAL },
+	{ "umount2", b_umount, EPERM, ENOENT },
+	{ "clone3", try_vfork, ENOSYS, EINVAL },
+	{ "fsopen", b_fsopen, ENOSYS, FINE },
+	{ "statmount", b_statmount, ENOSYS, SKIP },
+	{ "open_tree_attr", b_open_tree_attr, ENOSYS, SKIP },
+	{ "AF_PACKET", b_packet, EAFNOSUPPORT, EPERM },
+	{ "generic netlink", b_generic_netlink, EPROTONOSUPPORT, FINE },
 };
 
 static void test_builder(void **state)
@@ -445,6 +540,13 @@ static void test_builder(void **state)
 		if (x->want == EPERM)
 			assert_int_equal(access(fresh, F_OK), -1);
 	}
+	for (size_t i = 0; i < ELEMENTS(nesting); i++) {
+		check("builder", nesting[i].what, outcome(as_builder, nesting[i].call),
+		      nesting[i].plain);
+		if (nesting[i].nested != SKIP) /* newer than some kernels */
+			check("builder with sandboxes", nesting[i].what,
+			      outcome(as_nested_builder, nesting[i].call), nesting[i].nested);
+	}
 	close(fixture_fd);
 	fixture_fd = -1;
 	unlink(file);
@@ -456,7 +558,7 @@ static long call32(long nr, long a, long b)
 {
 	long r;
 
-	__asm__ volatile("int $0x80" : "=a"(r) : "a"(nr), "b"(a), "c"(b) : "memory");
+	__asm__ volatile("int $0x80" : "=a"(r) : "a"(nr), "b"(a), "c"(b), "d"(0) : "memory");
 	if (r < 0 && r > -4096) {
 		errno = (int)-r;
 		return -1;
@@ -469,6 +571,14 @@ ATTEMPT(b32_fchmod_plain, call32(94, fixture_fd, 0755))
 ATTEMPT(b32_uring, call32(425, 0, 0))
 ATTEMPT(b32_fgetxattr, call32(231, fixture_fd, 0))
 ATTEMPT(b32_unknown, call32(490, 0, 0))
+ATTEMPT(b32_newuser, call32(310, CLONE_NEWUSER, 0))
+ATTEMPT(b32_vsock, call32(359, 40, SOCK_STREAM))
+ATTEMPT(b32_unix, call32(359, AF_UNIX, SOCK_STREAM))
+/* Its arguments lie at an address that a 64-bit process' stack cannot have. */
+ATTEMPT(b32_socketcall, call32(102, 1 /* SOCKET */, 0))
+ATTEMPT(b32_socketcall_pair, call32(102, 8 /* SOCKETPAIR */, 0))
+ATTEMPT(b32_socketcall_shutdown, call32(102, 13 /* SHUTDOWN */, 0))
+ATTEMPT(b_x32, syscall(0x40000000 | SYS_getpid))
 
 static void test_builder_i686(void **state)
 {
@@ -485,6 +595,15 @@ static void test_builder_i686(void **state)
 	check("i686", "fgetxattr", outcome(as_builder, b32_fgetxattr), ENOTSUP);
 	check("i686", "io_uring", outcome(as_builder, b32_uring), ENOSYS);
 	check("i686", "unknown", outcome(as_builder, b32_unknown), ENOSYS);
+	check("i686", "user namespace", outcome(as_builder, b32_newuser), EPERM);
+	check("i686", "vsock", outcome(as_builder, b32_vsock), EAFNOSUPPORT);
+	check("i686", "unix", outcome(as_builder, b32_unix), FINE);
+	check("i686", "socketcall", outcome(as_builder, b32_socketcall), EAFNOSUPPORT);
+	check("i686", "its pair", outcome(as_builder, b32_socketcall_pair), EAFNOSUPPORT);
+	check("i686", "its shutdown", outcome(as_builder, b32_socketcall_shutdown), EFAULT);
+	check("i686 platform", "socketcall", outcome(as_i686_builder, b32_socketcall), EFAULT);
+	check("i686 platform", "vsock", outcome(as_i686_builder, b32_vsock), EAFNOSUPPORT);
+	check("x32", "getpid", outcome(as_builder, b_x32), ENOSYS);
 	check("session", "32-bit getpid", outcome(as_session, b32_getpid), KILLED);
 	check("core", "32-bit getpid", outcome(as_core, b32_getpid), FINE);
 	close(fixture_fd);
