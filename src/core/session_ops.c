@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/fd.h"
 #include "core/build_log.h"
@@ -276,6 +277,34 @@ static void op_add_log(struct session *s, struct msg *m, void *record, struct ar
 	done_with(s, m->id, r, &e);
 }
 
+/* Anybody may say that a path's files are gone; that they are is seen here. */
+static int forget_gone(struct core *core, const struct store_path *path, struct err *e)
+{
+	struct stat st;
+	int r;
+
+	place_flush(core->place);
+	if (fstatat(core->store_fd, path->base, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		return err_set(e, EEXIST, "path '%s/%s' is there", core->store_dir, path->base);
+	if (errno != ENOENT)
+		return err_errno(e, -errno, "looking at '%s/%s'", core->store_dir, path->base);
+	r = db_invalidate(core->db, path);
+	return r < 0 ? err_errno(e, r, "removing '%s/%s' from the database", core->store_dir,
+				 path->base)
+		     : 0;
+}
+
+static void op_invalidate(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	const struct session_text *t = record;
+	_cleanup_err_ struct err e = {};
+	struct store_path path;
+
+	(void)a;
+	if (parse(s, t->text, &path))
+		done_with(s, m->id, forget_gone(s->all->core, &path, &e), &e);
+}
+
 static void op_perm_root(struct session *s, struct msg *m, void *record, struct arena *a)
 {
 	const struct session_root *root = record;
@@ -319,6 +348,7 @@ static const struct op {
 	{ SESSION_ENSURE, &session_text_layout, op_ensure },
 	{ SESSION_BUILD, &session_build_layout, op_build },
 	{ SESSION_ADD_LOG, &session_log_layout, op_add_log },
+	{ SESSION_INVALIDATE, &session_text_layout, op_invalidate },
 	{ SESSION_PERM_ROOT, &session_root_layout, op_perm_root },
 };
 

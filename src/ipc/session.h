@@ -29,6 +29,7 @@ enum session_msg {
 	SESSION_ENSURE,	       /* struct session_text (base name) -> SESSION_DONE */
 	SESSION_BUILD,	       /* struct session_build -> events, then SESSION_BUILT */
 	SESSION_ADD_LOG,       /* struct session_log -> SESSION_DONE */
+	SESSION_INVALIDATE,    /* struct session_text (base name): its files are gone -> SESSION_DONE */
 	SESSION_PERM_ROOT,     /* struct session_root -> SESSION_DONE */
 
 	/* core -> session: answers */

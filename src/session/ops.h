@@ -68,6 +68,8 @@ int op_add_signatures(struct session *s, struct err *e);
 /* ops_trusted.c */
 int op_add_build_log(struct session *s, struct err *e);
 int op_add_perm_root(struct session *s, struct err *e);
+/* ops_verify.c */
+int op_verify_store(struct session *s, struct err *e);
 /* ops_options.c */
 int op_set_options(struct session *s, struct err *e);
 /* ops_legacy.c */
