@@ -104,6 +104,7 @@ class Daemon:
         locks, caps = self.base / "ids", "-all,+setuid,+setgid"
         locks.mkdir(exist_ok=True)
         os.chown(locks, i.pw_uid, i.pw_gid)
+        locks.chmod(0o750)
         os.chown(self.base, i.pw_uid, i.pw_gid)
         (self.base / "ids.socket").unlink(missing_ok=True)
         with open(self.daemon_log, "ab") as out:

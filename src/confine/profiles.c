@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 /* clang-format off */
@@ -130,7 +131,8 @@ static const struct call lease_ids[] = {
 	CALL("accept4"), CALL("recvmsg"), CALL("sendmsg"),
 	IS("getsockopt", 2, 17 /* SO_PEERCRED */),
 	CALL("openat"), CALL("fstat"), CALL("newfstatat"), CALL("fstatfs"), CALL("flock"),
-	CALL("utimensat"), IS("ioctl", 1, NS_GET_PARENT), IS("ioctl", 1, NS_GET_OWNER_UID),
+	CALL("fdatasync"), IS("getpriority", 0, PRIO_USER),
+	IS("ioctl", 1, NS_GET_PARENT), IS("ioctl", 1, NS_GET_OWNER_UID),
 	IS("pidfd_send_signal", 1, 0), IS("pidfd_send_signal", 1, SIGKILL),
 	END,
 };

@@ -154,6 +154,8 @@ static void run_settle(struct build_run *run)
 	}
 	if (!end_builder(run))
 		return; /* again when it is gone */
+	if (run->clean && lease_return(runs->lease, run->lease_fd, &run->error) < 0)
+		log_error("%s", err_msg(&run->error)); /* its slot is cleaned before it is used again */
 	if (run->generation != runs->core->generation)
 		; /* its spool is gone; in the new one the name may be another build's */
 	else if (run->clean || !run->has_foreign_ids)
@@ -248,7 +250,7 @@ static void run_step_ids(struct build_run *run)
 	_cleanup_err_ struct err e = {};
 	_cleanup_close_ int fd = -1;
 	struct build_ids ids = {};
-	int r = lease_map(run->runs->lease, run->pidfd, run->pid, &ids, &fd, &e);
+	int r = lease_map(run->runs->lease, LEASE_PLAIN, run->pidfd, run->pid, &ids, &fd, &e);
 
 	if (r == LEASE_BUSY) {
 		wait_for_ids(run);

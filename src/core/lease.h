@@ -16,9 +16,26 @@ int lease_setup(struct core *core, struct lease **ret, struct err *e);
 void lease_free(struct lease *l);
 enum build_ids_mode lease_mode(const struct lease *l);
 
-enum { LEASE_BUSY = 1 };
-/* Maps ids into the namespace of the process behind `pidfd` (pid `pid`), which waits. Gives the
- * locked slot (fd, -1 for single: then the process maps itself). LEASE_BUSY: no slot is free now.
- */
-int lease_map(struct lease *l, int pidfd, pid_t pid, struct build_ids *ret_ids, int *ret_fd,
-	      struct err *e);
+enum lease_kind {
+	LEASE_PLAIN,  /* one id; setgroups is denied */
+	LEASE_RANGE,  /* 65536 ids; setgroups is allowed */
+	LEASE_RANGE4, /* 262144 ids; setgroups is allowed */
+};
+
+enum { LEASE_BUSY = 1, LEASE_NONE = 2 };
+/* Maps ids (0 to count - 1, and the daemon's own id as `count`) into the namespace of the process
+ * behind `pidfd` (pid `pid`), which waits. Gives the locked slot (fd, -1 for single: then the
+ * process maps itself). LEASE_BUSY: no slot is free now. -EOPNOTSUPP: there are not that many ids
+ * here at all, and the sentence says what to do about it. */
+int lease_map(struct lease *l, enum lease_kind kind, int pidfd, pid_t pid,
+	      struct build_ids *ret_ids, int *ret_fd, struct err *e);
+/* "No file, process or cgroup of this lease is left": its slot is free when the last copy of the
+ * fd is closed. A slot whose fd is closed without that is quarantined: no build gets it, across
+ * restarts of everything, until lease_clean() and this. 0 at once when `lease_fd` is -1. */
+int lease_return(struct lease *l, int lease_fd, struct err *e);
+/* Maps all ids of a slot that was not returned, as lease_map() does, for a process that is to
+ * delete what was left: of the slot whose lease `lease_fd` is (it stays the caller's; *ret_fd is a
+ * copy), or with -1 of any quarantined one (LEASE_NONE: there is none). Processes may still run
+ * under these ids. setgroups is denied. */
+int lease_clean(struct lease *l, int lease_fd, int pidfd, pid_t pid, struct build_ids *ret_ids,
+		int *ret_fd, struct err *e);

@@ -93,13 +93,14 @@ int block_check(const struct block *b, const struct identity *own, const struct 
 	int r;
 
 	/* Below 65536 lie 0, all system and most human users, dynamic users, and nobody (65534). */
-	if (b->start < SLOT_IDS || b->count < SLOT_IDS ||
+	if (b->start < IDS_SLOT || b->start % IDS_SLOT || b->count < IDS_SLOT ||
+	    b->count % IDS_SLOT || b->count / IDS_SLOT > SLOTS_MAX ||
 	    (uint64_t)b->start + b->count > (uint64_t)UINT32_MAX - 1)
-		return err_set(
-			e, -ERANGE,
-			"the ids %u (%u of them) are no usable block: it must start at %d or "
-			"later, hold at least %d ids and end before %u",
-			b->start, b->count, SLOT_IDS, SLOT_IDS, UINT32_MAX - 1);
+		return err_set(e, -ERANGE,
+			       "the ids %u (%u of them) are no usable block: start and number must "
+			       "be multiples of %d, not 0, the number %u at most, and the last id "
+			       "less than %u",
+			       b->start, b->count, IDS_SLOT, SLOTS_MAX * IDS_SLOT, UINT32_MAX - 2);
 	if (overlaps(b, own->uid, 1) || overlaps(b, own->gid, 1))
 		return collides(b, e, "the broker's own user", "airplant-ids");
 	if (overlaps(b, daemon->uid, 1) || overlaps(b, daemon->gid, 1))

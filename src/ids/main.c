@@ -1,4 +1,4 @@
-/* airplant-ids, the id broker: leases a slot of ids to a process of the daemon.
+/* airplant-ids, the id broker: leases slots of ids to processes of the daemon.
  *
  *   airplant-ids --daemon-user NAME|UID --locks DIR (--socket PATH | socket activation)
  *                [--start-id N] [--id-count N]
@@ -10,188 +10,29 @@
 #include "broker.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <getopt.h>
-#include <grp.h>
 #include <poll.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
 #include "base/fd.h"
 #include "base/log.h"
-#include "confine/confine.h"
-#include "ipc/ids.h"
-
-struct broker {
-	const char *socket, *daemon_user, *locks;
-	struct block block;
-	struct identity own;
-	struct machine machine;
-	struct slots slots;
-	int listener, client;
-};
-
-static int parse_number(const char *text, uint32_t *ret)
-{
-	unsigned long long v;
-	char *end;
-
-	errno = 0;
-	v = strtoull(text, &end, 10);
-	if (errno || end == text || *end || *text == '-' || v > UINT32_MAX)
-		return -EINVAL;
-	*ret = (uint32_t)v;
-	return 0;
-}
-
-static int parse_options(struct broker *b, int argc, char **argv, struct err *e)
-{
-	static const struct option options[] = {
-		{ "socket", required_argument, NULL, 's' },
-		{ "daemon-user", required_argument, NULL, 'u' },
-		{ "locks", required_argument, NULL, 'l' },
-		{ "start-id", required_argument, NULL, 'i' },
-		{ "id-count", required_argument, NULL, 'n' },
-		{ 0 },
-	};
-	int c;
-
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		int r = 0;
-
-		if (c == 's')
-			b->socket = optarg;
-		else if (c == 'u')
-			b->daemon_user = optarg;
-		else if (c == 'l')
-			b->locks = optarg;
-		else if (c == 'i')
-			r = parse_number(optarg, &b->block.start);
-		else if (c == 'n')
-			r = parse_number(optarg, &b->block.count);
-		else
-			return err_set(e, -EINVAL, "unknown option");
-		if (r < 0)
-			return err_set(e, r, "'%s' is not a number of an id", optarg);
-	}
-	if (optind != argc || !b->daemon_user || !b->locks || !b->socket == (b->listener < 0))
-		return err_set(
-			e, -EINVAL,
-			"usage: airplant-ids --daemon-user NAME|UID --locks DIR --socket PATH "
-			"[--start-id N] [--id-count N] (no --socket under socket activation)");
-	return 0;
-}
-
-/* One listening socket from the service manager, as fd 3; every other fd is closed. */
-static int inherited_listener(void)
-{
-	const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
-	uint32_t v, n;
-	int given = pid && fds && parse_number(pid, &v) == 0 && (pid_t)v == getpid() &&
-		    parse_number(fds, &n) == 0 && n == 1;
-	int type;
-	socklen_t len = sizeof(type);
-
-	if (close_range(given ? 4 : 3, ~0U, 0) < 0)
-		return -errno;
-	if (!given)
-		return -1;
-	if (getsockopt(3, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_SEQPACKET ||
-	    fcntl(3, F_SETFD, FD_CLOEXEC) < 0 || fcntl(3, F_SETFL, O_NONBLOCK) < 0)
-		return -1;
-	return 3;
-}
-
-/* Its own user, no foreign groups; the daemon is another user, and neither is root. */
-static int check_identity(struct broker *b, struct err *e)
-{
-	const struct passwd *pw;
-	uint32_t uid;
-	gid_t groups[32];
-	int n = getgroups(ELEMENTS(groups), groups);
-
-	b->own = (struct identity){ getuid(), getgid() };
-	if (n < 0)
-		return err_errno(e, -errno, "cannot read the supplementary groups");
-	for (int i = 0; i < n; i++)
-		if (groups[i] != b->own.gid)
-			return err_set(e, -EPERM, "airplant-ids must not be in the group %u",
-				       groups[i]);
-	pw = parse_number(b->daemon_user, &uid) == 0 ? getpwuid(uid) : getpwnam(b->daemon_user);
-	if (!pw)
-		return err_set(e, -ENOENT, "there is no user '%s'", b->daemon_user);
-	b->machine.daemon = (struct identity){ pw->pw_uid, pw->pw_gid };
-	if (b->own.uid == 0 || b->own.gid == 0 || geteuid() != b->own.uid ||
-	    getegid() != b->own.gid)
-		return err_set(e, -EPERM,
-			       "airplant-ids must not run as root: give it a user of its own");
-	if (pw->pw_uid == 0 || pw->pw_gid == 0)
-		return err_set(e, -EPERM, "the daemon's user must not be root");
-	if (pw->pw_uid == b->own.uid || pw->pw_gid == b->own.gid)
-		return err_set(e, -EPERM,
-			       "airplant-ids needs a user and a group apart from the daemon's");
-	return 0;
-}
-
-/* Made under another name first: where the socket is, somebody listens. The daemon is another user,
- * so the mode lets all in; who may stay is decided at accept. */
-static int listen_at(const char *path, struct err *e)
-{
-	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-	if (snprintf(sa.sun_path, sizeof(sa.sun_path), "%s.new", path) >= (int)sizeof(sa.sun_path))
-		return err_set(e, -ENAMETOOLONG, "the socket path '%s' is too long", path);
-	(void)unlink(sa.sun_path); /* bind says what is wrong otherwise */
-	umask(0111);
-	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 16) < 0 ||
-	    rename(sa.sun_path, path) < 0)
-		return err_errno(e, -errno, "cannot listen on '%s'", path);
-	umask(0077);
-	return TAKE_FD(fd);
-}
-
-static int start(struct broker *b, int argc, char **argv, struct err *e)
-{
-	int r;
-
-	b->listener = inherited_listener();
-	/* NSS is asked below; what it may load must not hang on whoever started us. */
-	if (clearenv() != 0)
-		return err_set(e, -ENOMEM, "cannot clear the environment");
-	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
-		return err_errno(e, -errno, "cannot become undumpable");
-	r = parse_options(b, argc, argv, e);
-	if (r == 0)
-		r = check_identity(b, e);
-	if (r == 0)
-		r = block_check(&b->block, &b->own, &b->machine.daemon, e);
-	if (r == 0)
-		r = slots_open(&b->slots, b->locks, b->block.count / SLOT_IDS, e);
-	if (r == 0)
-		r = machine_init(&b->machine, e);
-	if (r < 0)
-		return r;
-	if (b->socket) {
-		b->listener = listen_at(b->socket, e);
-		if (b->listener < 0)
-			return b->listener;
-	}
-	if (setresuid((uid_t)-1, b->machine.daemon.uid, (uid_t)-1) < 0)
-		return err_errno(e, -errno,
-				 "cannot take the daemon's uid (is CAP_SETUID granted?)");
-	return confine_seal(CONFINE_IDS, e);
-}
 
 enum { MSG_ODD = 1, MSG_END = 2 };
 
-/* One request and exactly one fd. Anything else is MSG_ODD, and whatever fds came are closed. */
-static int receive(int fd, int *ret_pidfd)
+struct request {
+	uint32_t kind;
+	int fds[2]; /* see ipc/ids.h; -1 where there is none */
+};
+
+static bool is_request(const struct ids_request *r, ssize_t len, int n_fds)
+{
+	return len == sizeof(*r) && r->version == IDS_VERSION && r->kind >= IDS_PLAIN &&
+	       r->kind <= IDS_RETURN && n_fds >= 1 && n_fds <= (r->kind == IDS_CLEAN ? 2 : 1);
+}
+
+/* Anything that is no request is MSG_ODD, and whatever fds came are closed. */
+static int receive(int fd, struct request *ret)
 {
 	struct ids_request req[2]; /* room to see that a message is too long */
 	union {
@@ -206,24 +47,19 @@ static int receive(int fd, int *ret_pidfd)
 		.msg_controllen = sizeof(control),
 	};
 	ssize_t n = recvmsg(fd, &mh, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	int fds[2] = { -1, -1 }, n_fds = 0;
+	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&mh) : NULL;
+	int n_fds = 0;
 
+	*ret = (struct request){ 0, { -1, -1 } };
 	if (n <= 0)
 		return n < 0 && (errno == EAGAIN || errno == EINTR) ? -EAGAIN : MSG_END;
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&mh); c; c = CMSG_NXTHDR(&mh, c)) {
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
 		n_fds = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		memcpy(fds, CMSG_DATA(c), (n_fds > 2 ? 2 : n_fds) * sizeof(int));
+		memcpy(ret->fds, CMSG_DATA(c), (n_fds > 2 ? 2 : n_fds) * sizeof(int));
 	}
-	if (n == sizeof(req[0]) && n_fds == 1 && !(mh.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) &&
-	    req[0].version == IDS_VERSION && req[0].kind == IDS_PLAIN) {
-		*ret_pidfd = fds[0];
-		return 0;
-	}
-	close_fdp(&fds[0]);
-	close_fdp(&fds[1]);
-	return MSG_ODD;
+	ret->kind = req[0].kind;
+	return is_request(req, n, n_fds) && !(mh.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) ? 0
+										       : MSG_ODD;
 }
 
 static int answer(int client, const struct ids_reply *reply, int lease)
@@ -248,57 +84,107 @@ static int answer(int client, const struct ids_reply *reply, int lease)
 	return sendmsg(client, &mh, MSG_NOSIGNAL | MSG_DONTWAIT) == sizeof(*reply) ? 0 : -EPIPE;
 }
 
-/* Checks first, then a slot, then the maps: a refused process never costs a slot. */
-static int serve(struct broker *b, int pidfd)
+/* A slot for a request, in ret->fd its lock. For IDS_CLEAN an fd that the daemon has is the lease
+ * itself. 0, a status that is the whole answer, or -errno. */
+static int find_slot(struct broker *b, struct request *req, struct slot *ret, uint32_t *ret_count)
+{
+	uint32_t width = req->kind == IDS_RANGE4 ? SLOTS_WIDE : 1;
+	int r;
+
+	if (req->kind == IDS_CLEAN) {
+		if (req->fds[1] < 0) {
+			r = slots_stale(&b->slots, ret);
+		} else {
+			r = slots_find(&b->slots, req->fds[1], ret);
+			if (r == 0)
+				ret->fd = TAKE_FD(req->fds[1]);
+		}
+		if (r == -ENOENT)
+			return IDS_NONE;
+		*ret_count = ret->width * IDS_SLOT;
+		return r;
+	}
+	*ret_count = req->kind == IDS_PLAIN ? 1 : width * IDS_SLOT;
+	r = slots_take(&b->slots, width, *ret_count, ret);
+	return r == -EBUSY ? IDS_BUSY : r;
+}
+
+/* Checks first, then a slot, then the maps: a refused process never costs a slot. A slot that was
+ * found and did not reach the daemon is quarantined as soon as its fd is closed. */
+static void lease(struct broker *b, struct request *req, struct target *t, int *ret_fd,
+		  struct ids_reply *reply)
+{
+	bool range = req->kind == IDS_RANGE || req->kind == IDS_RANGE4;
+	struct slot slot = { .fd = -1 };
+	_cleanup_close_ int fd = -1;
+	uint32_t base, count = 0;
+	int r;
+
+	if (!target_open(&b->machine, TAKE_FD(req->fds[0]), t, reply->reason))
+		return;
+	r = find_slot(b, req, &slot, &count);
+	fd = slot.fd;
+	if (r > 0)
+		reply->status = (uint32_t)r;
+	else if (r < 0)
+		snprintf(reply->reason, sizeof(reply->reason), "no slot: %s", strerror(-r));
+	if (r != 0)
+		return;
+	base = slot_first_id(&b->slots, &slot);
+	if (!target_map(&b->machine, t, base, count, range, reply->reason))
+		return;
+	reply->status = IDS_OK;
+	reply->base = base;
+	reply->count = count;
+	*ret_fd = TAKE_FD(fd);
+}
+
+static void give_back(struct broker *b, struct request *req, struct ids_reply *reply)
+{
+	int r = slots_return(&b->slots, req->fds[0]);
+
+	if (r == 0)
+		reply->status = IDS_OK;
+	else
+		snprintf(reply->reason, sizeof(reply->reason),
+			 "the fd is not the lease of a slot: %s", strerror(-r));
+}
+
+static int serve(struct broker *b, struct request *req)
 {
 	struct ids_reply reply = { .version = IDS_VERSION, .status = IDS_REFUSED };
 	struct target t = TARGET_INIT;
-	_cleanup_close_ int lease = -1;
-	uint32_t slot = 0;
+	_cleanup_close_ int fd = -1;
 	int r;
 
-	if (target_open(&b->machine, pidfd, &t, reply.reason)) {
-		r = slots_take(&b->slots, &slot, &lease);
-		reply.base = b->block.start + slot * SLOT_IDS;
-		if (r == -EBUSY)
-			reply.status = IDS_BUSY;
-		else if (r < 0)
-			snprintf(reply.reason, sizeof(reply.reason), "no slot: %s", strerror(-r));
-		else if (target_map(&b->machine, &t, reply.base, reply.reason))
-			reply.status = IDS_OK;
-	}
-	if (reply.status == IDS_OK) {
-		reply.count = 1;
-	} else {
-		reply.base = 0;
-		close_fdp(&lease);
-	}
+	if (req->kind == IDS_RETURN)
+		give_back(b, req, &reply);
+	else
+		lease(b, req, &t, &fd, &reply);
 	if (reply.status == IDS_REFUSED)
-		log_warn("refused ids to a process of the daemon: %s", reply.reason);
-	r = answer(b->client, &reply, lease);
-	if (r < 0 && reply.status == IDS_OK)
+		log_warn("refused a request of the daemon: %s", reply.reason);
+	r = answer(b->client, &reply, fd);
+	if (r < 0 && fd >= 0)
 		target_kill(&t); /* it has ids that nobody holds a lease of */
 	target_done(&t);
 	return r;
-}
-
-static void hang_up(struct broker *b)
-{
-	close_fdp(&b->client);
 }
 
 /* An odd message costs the connection, not the process: no state here can be confused by it, and a
  * restart would only add a pause for every build. */
 static void on_client(struct broker *b)
 {
-	int pidfd, r = receive(b->client, &pidfd);
+	struct request req;
+	int r = receive(b->client, &req);
 
 	if (r == -EAGAIN)
 		return;
 	if (r == MSG_ODD)
 		log_error("the daemon sent a message that is no request; closing its connection");
-	if (r != 0 || serve(b, pidfd) < 0)
-		hang_up(b);
+	if (r != 0 || serve(b, &req) < 0)
+		close_fdp(&b->client);
+	close_fdp(&req.fds[0]);
+	close_fdp(&req.fds[1]);
 }
 
 static void on_listener(struct broker *b)
@@ -342,7 +228,7 @@ static int loop(struct broker *b)
 int main(int argc, char **argv)
 {
 	static struct broker b = {
-		.block = { 872415232, 128 * SLOT_IDS },
+		.block = { 872415232, 128 * IDS_SLOT },
 		.listener = -1,
 		.client = -1,
 	};
@@ -350,7 +236,7 @@ int main(int argc, char **argv)
 	int r;
 
 	log_setup("airplant-ids", LOG_LEVEL_INFO);
-	if (start(&b, argc, argv, &e) < 0) {
+	if (broker_start(&b, argc, argv, &e) < 0) {
 		log_error("%s", err_msg(&e));
 		return 1;
 	}

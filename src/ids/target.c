@@ -158,23 +158,23 @@ bool target_open(const struct machine *m, int pidfd, struct target *ret, char re
 }
 
 /* A map takes one write(2), whole or not at all. */
-static int write_map(int fd, uint32_t base, uint32_t daemon)
+static int write_map(int fd, uint32_t base, uint32_t count, uint32_t daemon)
 {
 	char text[64];
-	int n = snprintf(text, sizeof(text), "0 %u 1\n1 %u 1\n", base, daemon);
+	int n = snprintf(text, sizeof(text), "0 %u %u\n%u %u 1\n", base, count, count, daemon);
 
 	return write(fd, text, (size_t)n) == n ? 0 : errno ? -errno : -EIO;
 }
 
-bool target_map(const struct machine *m, const struct target *t, uint32_t base,
-		char reason[REASON_MAX])
+bool target_map(const struct machine *m, const struct target *t, uint32_t base, uint32_t count,
+		bool setgroups, char reason[REASON_MAX])
 {
-	int r = write(t->setgroups, "deny\n", 5) == 5 ? 0 : -errno;
+	int r = setgroups || write(t->setgroups, "deny\n", 5) == 5 ? 0 : -errno;
 
 	if (r == 0)
-		r = write_map(t->gid_map, base, m->daemon.gid);
+		r = write_map(t->gid_map, base, count, m->daemon.gid);
 	if (r == 0)
-		r = write_map(t->uid_map, base, m->daemon.uid);
+		r = write_map(t->uid_map, base, count, m->daemon.uid);
 	if (r == 0)
 		r = send_signal(t->pidfd, 0);
 	if (r == 0)

@@ -19,7 +19,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BROKER = os.environ.get("AIRPLANT_IDS", os.path.join(ROOT, "build/src/ids/airplant-ids"))
 DAEMON, OWN, OTHER = 64111, 64112, 64113
 START, WIDTH, SLOTS = 872415232, 65536, 128
-OK, BUSY, REFUSED = 0, 1, 2
+OK, BUSY, REFUSED, NONE = 0, 1, 2, 3
+PLAIN, RANGE, RANGE4, CLEAN, RETURN = 1, 2, 3, 4, 5
 CLONE_NEWUSER = 0x10000000
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -203,9 +204,17 @@ class Child:
         return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
-def lease(s, child):
-    send(s, request(), [child.pidfd])
+def lease(s, child, kind=PLAIN, *fds):
+    send(s, request(kind=kind), [child.pidfd, *fds])
     return receive(s)
+
+
+def give_back(s, fd):
+    """Returns a lease, and closes it; the status."""
+    send(s, request(kind=RETURN), [fd])
+    status = receive(s)[0]
+    os.close(fd)
+    return status
 
 
 def test_honest(broker):
@@ -237,8 +246,9 @@ def test_slots_run_out_and_come_back(broker):
             bases += [base] if status == OK else []
             held += fds
             assert c.end() == 0
-        os.close(held[5])
-        os.close(held[3])
+        os.close(held[2])  # dropped, not returned
+        assert give_back(s, held[5]) == OK
+        assert give_back(s, held[3]) == OK
         c = Child()
         first = lease(s, c)
         c.end()
@@ -247,7 +257,7 @@ def test_slots_run_out_and_come_back(broker):
     bases, busy, again = as_user(DAEMON, daemon)
     assert bases == [START + WIDTH * i for i in range(SLOTS)]
     assert busy == 200 - SLOTS
-    assert again == (OK, START + WIDTH * 3)  # the longest unused first, not the last freed
+    assert again == (OK, START + WIDTH * 5)  # the one that rested longest, not the lowest
 
 
 def test_leases_outlive_the_broker(dir):
@@ -294,7 +304,10 @@ ODD = {
     "very long": lambda pidfd: (request() * 500, [pidfd]),
     "version 2": lambda pidfd: (request(version=2), [pidfd]),
     "kind 0": lambda pidfd: (request(kind=0), [pidfd]),
-    "kind 2": lambda pidfd: (request(kind=2), [pidfd]),
+    "kind 6": lambda pidfd: (request(kind=6), [pidfd]),
+    "a number in the kind": lambda pidfd: (request(kind=872415232), [pidfd]),
+    "a lease beside a plain request": lambda pidfd: (request(kind=PLAIN), [pidfd, pidfd]),
+    "a return with two fds": lambda pidfd: (request(kind=RETURN), [pidfd, pidfd]),
 }
 
 
@@ -461,7 +474,7 @@ def test_daemon_cannot_touch_the_broker(broker):
             "fd": errno_of(lambda: os.listdir(f"/proc/{pid}/fd")),
             "environ": errno_of(lambda: open(f"/proc/{pid}/environ").read()),
             "locks": errno_of(lambda: os.listdir(f"{broker.dir}/locks")),
-            "slot": errno_of(lambda: os.open(f"{broker.dir}/locks/slot-0", os.O_RDONLY)),
+            "slot": errno_of(lambda: os.open(f"{broker.dir}/locks/ids-{START}", os.O_RDONLY)),
         }
     got = as_user(DAEMON, daemon)
     assert all(e in (1, 13) for e in got.values()), got
@@ -502,6 +515,9 @@ REFUSED_STARTS = {
     "block with uid 0": ({}, ["--start-id", "0"], "no usable block"),
     "block over the end": ({}, ["--start-id", "4294900000"], "no usable block"),
     "small block": ({}, ["--id-count", "100"], "no usable block"),
+    "half a slot": ({}, ["--id-count", "98304"], "no usable block"),
+    "unaligned block": ({}, ["--start-id", "872415233"], "no usable block"),
+    "huge block": ({}, ["--id-count", "2147483648"], "no usable block"),
     "number": ({}, ["--start-id", "12x"], "not a number"),
     "negative": ({}, ["--start-id", "-1"], "not a number"),
     "unknown user": ({}, ["--daemon-user", "nobody-there"], "no user 'nobody-there'"),
@@ -519,9 +535,9 @@ def test_refuses_to_start(dir, what):
 
 
 def test_forged_slot_file(dir):
-    os.symlink("/etc/passwd", f"{dir}/locks/slot-7")
+    os.symlink("/etc/passwd", f"{dir}/locks/ids-{START + 7 * WIDTH}")
     p = subprocess.run(command(dir, options(dir)), capture_output=True, text=True, timeout=10)
-    assert p.returncode == 1 and "slot-7" in p.stderr
+    assert p.returncode == 1 and f"ids-{START + 7 * WIDTH}" in p.stderr
 
 
 @pytest.mark.skipif(not shutil.which("systemd-socket-activate"),

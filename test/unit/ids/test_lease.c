@@ -147,7 +147,7 @@ static void test_fakes(void **state)
 
 		assert_int_equal(lease_setup(&core, &l, &e), 0);
 		assert_int_equal(lease_mode(l), IDS_BROKER);
-		r = lease_map(l, STDIN_FILENO, getpid(), &ids, &fd, &e);
+		r = lease_map(l, LEASE_PLAIN, STDIN_FILENO, getpid(), &ids, &fd, &e);
 		if (r != f->want)
 			fail_msg("%s: got %d (%s), want %d", f->what, r, err_msg(&e), f->want);
 		if (f->sentence)
@@ -179,7 +179,7 @@ static void test_no_broker(void **state)
 	unlink(path);
 	assert_int_equal(lease_setup(&core, &l, &e), 0);
 	assert_int_equal(lease_mode(l), IDS_BROKER);
-	assert_int_equal(lease_map(l, 0, getpid(), &ids, &fd, &e), -ENOENT);
+	assert_int_equal(lease_map(l, LEASE_PLAIN, 0, getpid(), &ids, &fd, &e), -ENOENT);
 	assert_non_null(strstr(err_msg(&e), path));
 	lease_free(l);
 }
@@ -225,10 +225,14 @@ static void test_single(void **state)
 
 	(void)state;
 	assert_int_equal(lease_setup(&core, &l, &e), 0);
-	assert_int_equal(lease_map(l, -1, 0, &ids, &fd, &e), 0);
+	assert_int_equal(lease_map(l, LEASE_PLAIN, -1, 0, &ids, &fd, &e), 0);
 	assert_int_equal(ids.mode, IDS_SINGLE);
 	assert_int_equal(ids.host_base, 4711);
 	assert_int_equal(fd, -1);
+	assert_int_equal(lease_map(l, LEASE_RANGE, -1, 0, &ids, &fd, &e), -EOPNOTSUPP);
+	assert_non_null(strstr(err_msg(&e), "/etc/subuid"));
+	assert_int_equal(lease_clean(l, -1, -1, 0, &ids, &fd, &e), LEASE_NONE);
+	assert_int_equal(lease_return(l, -1, &e), 0);
 	lease_free(l);
 }
 
@@ -264,7 +268,7 @@ static void test_subid(void **state)
 		}
 		assert_int_equal(read(ready[0], &c, 1), 1);
 		assert_int_equal(c, 'x');
-		if (lease_map(l, -1, pid[i], i ? &b : &a, &fd[i], &e) != 0)
+		if (lease_map(l, LEASE_PLAIN, -1, pid[i], i ? &b : &a, &fd[i], &e) != 0)
 			fail_msg("%s", err_msg(&e));
 	}
 	assert_int_not_equal(a.host_base, b.host_base);

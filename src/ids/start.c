@@ -1,0 +1,191 @@
+/* How the broker becomes what it is: options, identity, block, locks, socket, seal. Until then it
+ * reads no foreign byte. */
+#include "broker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "base/fd.h"
+#include "confine/confine.h"
+
+static int parse_number(const char *text, uint32_t *ret)
+{
+	unsigned long long v;
+	char *end;
+
+	errno = 0;
+	v = strtoull(text, &end, 10);
+	if (errno || end == text || *end || *text == '-' || v > UINT32_MAX)
+		return -EINVAL;
+	*ret = (uint32_t)v;
+	return 0;
+}
+
+static int parse_options(struct broker *b, int argc, char **argv, struct err *e)
+{
+	static const struct option options[] = {
+		{ "socket", required_argument, NULL, 's' },
+		{ "daemon-user", required_argument, NULL, 'u' },
+		{ "locks", required_argument, NULL, 'l' },
+		{ "start-id", required_argument, NULL, 'i' },
+		{ "id-count", required_argument, NULL, 'n' },
+		{ 0 },
+	};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		int r = 0;
+
+		if (c == 's')
+			b->socket = optarg;
+		else if (c == 'u')
+			b->daemon_user = optarg;
+		else if (c == 'l')
+			b->locks = optarg;
+		else if (c == 'i')
+			r = parse_number(optarg, &b->block.start);
+		else if (c == 'n')
+			r = parse_number(optarg, &b->block.count);
+		else
+			return err_set(e, -EINVAL, "unknown option");
+		if (r < 0)
+			return err_set(e, r, "'%s' is not a number of an id", optarg);
+	}
+	if (optind != argc || !b->daemon_user || !b->locks || !b->socket == (b->listener < 0))
+		return err_set(
+			e, -EINVAL,
+			"usage: airplant-ids --daemon-user NAME|UID --locks DIR --socket PATH "
+			"[--start-id N] [--id-count N] (no --socket under socket activation)");
+	return 0;
+}
+
+/* One listening socket from the service manager, as fd 3; every other fd is closed. */
+static int inherited_listener(void)
+{
+	const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
+	uint32_t v, n;
+	int given = pid && fds && parse_number(pid, &v) == 0 && (pid_t)v == getpid() &&
+		    parse_number(fds, &n) == 0 && n == 1;
+	int type;
+	socklen_t len = sizeof(type);
+
+	if (close_range(given ? 4 : 3, ~0U, 0) < 0)
+		return -errno;
+	if (!given)
+		return -1;
+	if (getsockopt(3, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_SEQPACKET ||
+	    fcntl(3, F_SETFD, FD_CLOEXEC) < 0 || fcntl(3, F_SETFL, O_NONBLOCK) < 0)
+		return -1;
+	return 3;
+}
+
+/* Its own user, no foreign groups; the daemon is another user, and neither is root. */
+static int check_identity(struct broker *b, struct err *e)
+{
+	const struct passwd *pw;
+	uint32_t uid;
+	gid_t groups[32];
+	int n = getgroups(ELEMENTS(groups), groups);
+
+	b->own = (struct identity){ getuid(), getgid() };
+	if (n < 0)
+		return err_errno(e, -errno, "cannot read the supplementary groups");
+	for (int i = 0; i < n; i++)
+		if (groups[i] != b->own.gid)
+			return err_set(e, -EPERM, "airplant-ids must not be in the group %u",
+				       groups[i]);
+	pw = parse_number(b->daemon_user, &uid) == 0 ? getpwuid(uid) : getpwnam(b->daemon_user);
+	if (!pw)
+		return err_set(e, -ENOENT, "there is no user '%s'", b->daemon_user);
+	b->machine.daemon = (struct identity){ pw->pw_uid, pw->pw_gid };
+	if (b->own.uid == 0 || b->own.gid == 0 || geteuid() != b->own.uid ||
+	    getegid() != b->own.gid)
+		return err_set(e, -EPERM,
+			       "airplant-ids must not run as root: give it a user of its own");
+	if (pw->pw_uid == 0 || pw->pw_gid == 0)
+		return err_set(e, -EPERM, "the daemon's user must not be root");
+	if (pw->pw_uid == b->own.uid || pw->pw_gid == b->own.gid)
+		return err_set(e, -EPERM,
+			       "airplant-ids needs a user and a group apart from the daemon's");
+	return 0;
+}
+
+/* Made under another name first: where the socket is, somebody listens. The daemon is another user,
+ * so the mode lets all in; who may stay is decided at accept. */
+static int listen_at(const char *path, struct err *e)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (snprintf(sa.sun_path, sizeof(sa.sun_path), "%s.new", path) >= (int)sizeof(sa.sun_path))
+		return err_set(e, -ENAMETOOLONG, "the socket path '%s' is too long", path);
+	(void)unlink(sa.sun_path); /* bind says what is wrong otherwise */
+	umask(0111);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 16) < 0 ||
+	    rename(sa.sun_path, path) < 0)
+		return err_errno(e, -errno, "cannot listen on '%s'", path);
+	umask(0077);
+	return TAKE_FD(fd);
+}
+
+/* The files belong to the broker's own user and group. Once its effective uid is the daemon's, the
+ * group is what still lets it in; nobody else may open the directory, or what is in it. */
+static int open_locks(struct broker *b, struct err *e)
+{
+	_cleanup_close_ int dir = open(b->locks, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+
+	if (dir < 0 || fstat(dir, &st) < 0)
+		return err_errno(e, -errno, "cannot open the directory for locks '%s'", b->locks);
+	if (st.st_uid != b->own.uid || st.st_gid != b->own.gid || (st.st_mode & 07777) != 0750)
+		return err_set(e, -EPERM,
+			       "the directory for locks '%s' must belong to the broker's own user "
+			       "and group and have the mode 0750",
+			       b->locks);
+	if (flock(dir, LOCK_EX | LOCK_NB) < 0)
+		return err_errno(e, -errno, "another broker uses the directory for locks '%s'",
+				 b->locks);
+	return slots_open(&b->slots, TAKE_FD(dir), b->block.start, IDS_SLOT,
+			  b->block.count / IDS_SLOT, e);
+}
+
+int broker_start(struct broker *b, int argc, char **argv, struct err *e)
+{
+	int r;
+
+	b->listener = inherited_listener();
+	/* NSS is asked below; what it may load must not hang on whoever started us. */
+	if (clearenv() != 0)
+		return err_set(e, -ENOMEM, "cannot clear the environment");
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		return err_errno(e, -errno, "cannot become undumpable");
+	r = parse_options(b, argc, argv, e);
+	if (r == 0)
+		r = check_identity(b, e);
+	if (r == 0)
+		r = block_check(&b->block, &b->own, &b->machine.daemon, e);
+	if (r == 0)
+		r = open_locks(b, e);
+	if (r == 0)
+		r = machine_init(&b->machine, e);
+	if (r < 0)
+		return r;
+	if (b->socket) {
+		b->listener = listen_at(b->socket, e);
+		if (b->listener < 0)
+			return b->listener;
+	}
+	if (setresuid((uid_t)-1, b->machine.daemon.uid, (uid_t)-1) < 0)
+		return err_errno(e, -errno,
+				 "cannot take the daemon's uid (is CAP_SETUID granted?)");
+	return confine_seal(CONFINE_IDS, e);
+}
