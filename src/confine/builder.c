@@ -52,7 +52,7 @@ static const struct call machine[] = {
 	CALL("delete_module"), CALL("swapon"), CALL("swapoff"), CALL("acct"), CALL("iopl"),
 	CALL("ioperm"), CALL("reboot"), CALL("quotactl"), CALL("quotactl_fd"),
 	CALL("open_by_handle_at"), CALL("syslog"), CALL("bpf"), CALL("perf_event_open"),
-	CALL("userfaultfd"),
+	CALL("userfaultfd"), CALL("settimeofday"), CALL("clock_settime"), CALL("clock_settime64"),
 	END,
 };
 
