@@ -1,16 +1,13 @@
-/* The process that becomes the builder: namespaces, root directory, identity, and a last look at
- * itself before it gives control away.
+/* The process that becomes the builder: namespaces, root directory, identity. What it may still do
+ * and a last look at itself, before it gives control away, are privileges.c.
  *
  * Nothing foreign runs before exec, and nothing runs after it. Whatever is not as it must be ends
  * the process with a sentence to the supervisor. Linked by airplant-build alone. */
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <linux/capability.h>
 #include <linux/keyctl.h>
 #include <linux/sched.h>
-#include <linux/seccomp.h>
-#include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -25,7 +22,6 @@
 #include <sys/wait.h>
 
 #include "build/supervisor.h"
-#include "confine/confine.h"
 
 /* PIDFD_GET_MNT_NAMESPACE; newer than some headers. */
 enum { GET_MOUNT_NAMESPACE = _IO(0xFF, 3) };
@@ -66,10 +62,6 @@ static int leave_keyring(struct err *e)
 	return 0;
 }
 
-struct identity {
-	unsigned int uid, gid;
-};
-
 /* The inner namespace I: it maps the slot and nothing else. */
 static int enter_inner(const struct identity *id, struct err *e)
 {
@@ -93,79 +85,6 @@ static int enter_inner(const struct identity *id, struct err *e)
 	if (setresuid(id->uid, id->uid, id->uid) < 0)
 		return err_errno(e, -errno, "setuid failed");
 	return 0;
-}
-
-/* A second wall against abstract sockets outside (upstream has it too); kernels without it have
- * the network namespace, except for fixed outputs. The structure is newer than some headers. */
-static void scope_sockets(void)
-{
-	struct {
-		uint64_t fs, net, scoped;
-	} attr = { .scoped = 1 /* abstract sockets */ | 2 /* signals */ };
-	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, 1);
-	long fd;
-
-	if (abi < 6)
-		return;
-	fd = syscall(SYS_landlock_create_ruleset, &attr, sizeof(attr), 0);
-	if (fd < 0)
-		return;
-	(void)syscall(SYS_landlock_restrict_self, fd, 0); /* needs no_new_privs or a capability */
-	close((int)fd);
-}
-
-static int drop_capabilities(struct err *e)
-{
-	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct none[2] = { 0 };
-
-	for (unsigned long cap = 0; cap < 64; cap++)
-		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0) {
-			if (errno == EINVAL)
-				break; /* the kernel knows no more */
-			return err_errno(e, -errno, "emptying the capability bounding set");
-		}
-	(void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-	if (prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
-					     SECBIT_NO_SETUID_FIXUP_LOCKED |
-					     SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
-					     SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED) < 0)
-		return err_errno(e, -errno, "locking the securebits");
-	if (syscall(SYS_capset, &h, none) < 0)
-		return err_errno(e, -errno, "giving up the capabilities");
-	return 0;
-}
-
-static int install_filter(const struct build *b, struct err *e)
-{
-	bool i386 = !strcmp(b->s.platform, "i686-linux");
-	const struct sock_fprog *program = confine_builder_filter(
-		b->s.nested ? CONFINE_BUILDER_NESTED : CONFINE_BUILDER_PLAIN, i386);
-
-	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0) < 0)
-		return err_errno(e, -errno,
-				 "unable to load seccomp BPF program (a kernel with "
-				 "CONFIG_SECCOMP_FILTER is needed, or 'filter-syscalls = false')");
-	return 0;
-}
-
-static int give_up_privileges(const struct build *b, struct err *e)
-{
-	int r;
-
-	if (b->s.allow_new_privileges) {
-		/* Without no_new_privs a filter takes a capability to install. */
-		scope_sockets();
-		r = b->s.filter_syscalls ? install_filter(b, e) : 0;
-		return r < 0 ? r : drop_capabilities(e);
-	}
-	r = drop_capabilities(e);
-	if (r < 0)
-		return r;
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return err_errno(e, -errno, "failed to set PR_SET_NO_NEW_PRIVS");
-	scope_sockets();
-	return b->s.filter_syscalls ? install_filter(b, e) : 0;
 }
 
 static void set_personality(const struct build *b)
@@ -232,46 +151,6 @@ static void reset_process(void)
 	}
 }
 
-/* /proc/self/<name> must hold exactly one extent: `inside` mapped to the slot. */
-static bool map_is(const char *path, unsigned int inside)
-{
-	_cleanup_free_ char *text = NULL;
-	unsigned int a, b, c;
-	int used = 0;
-
-	return read_file_at(AT_FDCWD, path, 4096, &text, NULL) == 0 &&
-	       sscanf(text, " %u %u %u %n", &a, &b, &c, &used) == 3 && a == inside && b == 0 &&
-	       c == 1 && !text[used];
-}
-
-/* The identity as it is, not as it was asked for: a missed step must never reach a builder. */
-static int check_self(const struct build *b, const struct identity *id, struct err *e)
-{
-	struct __user_cap_header_struct h = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct d[2];
-	uid_t r, u, s;
-	gid_t rg, g, sg;
-
-	if (getresuid(&r, &u, &s) < 0 || r != id->uid || u != id->uid || s != id->uid ||
-	    getresgid(&rg, &g, &sg) < 0 || rg != id->gid || g != id->gid || sg != id->gid)
-		return err_set(e, -EPERM, "the builder does not have its own identity");
-	if (!map_is("/proc/self/uid_map", id->uid) || !map_is("/proc/self/gid_map", id->gid))
-		return err_set(e, -EPERM,
-			       "the builder's user namespace does not map what it should");
-	if (syscall(SYS_capget, &h, d) < 0 || d[0].effective | d[1].effective | d[0].permitted |
-						      d[1].permitted | d[0].inheritable |
-						      d[1].inheritable)
-		return err_set(e, -EPERM, "the builder still holds capabilities");
-	if (prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) != 0 ||
-	    prctl(PR_CAPBSET_READ, CAP_CHOWN, 0, 0, 0) != 0)
-		return err_set(e, -EPERM, "the builder's capability bounding set is not empty");
-	if (!b->s.allow_new_privileges && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1)
-		return err_set(e, -EPERM, "the builder could gain privileges");
-	if (b->s.filter_syscalls && prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != SECCOMP_MODE_FILTER)
-		return err_set(e, -EPERM, "the builder's system calls are not filtered");
-	return 0;
-}
-
 /* The supervisor's fd lies in the supervisor's mount namespace, where the child cannot mount. */
 static int reopen_scratch(struct build *b, struct err *e)
 {
@@ -314,8 +193,8 @@ static int prepare(struct build *b, struct err *e)
 	 * its pidfd, ends it. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
 		return err_errno(e, -errno, "setting death signal");
-	r = give_up_privileges(b, e);
-	return r < 0 ? r : check_self(b, &id, e);
+	r = privileges_drop(b, e);
+	return r < 0 ? r : privileges_check(b, &id, e);
 }
 
 /* argv or environment as exec wants it. */

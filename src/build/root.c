@@ -330,6 +330,33 @@ static int make_store(struct build *b, struct err *e)
 	return r;
 }
 
+/* Is `path` the directory `dir` or something in it? Both without symlinks. */
+static bool lies_in(const char *path, const char *dir)
+{
+	size_t len = strlen(dir);
+
+	if (!strcmp(dir, "/"))
+		return true;
+	return !strncmp(path, dir, len) && (path[len] == '/' || !path[len]);
+}
+
+/* Of what is bound from the host: nothing that gives a privilege, no device but where devices are
+ * asked for. `more` is added. */
+static int restrict_bind(const struct build *b, const char *source, const char *target,
+			 uint64_t more, struct err *e)
+{
+	uint64_t attrs = more | (b->s.allow_new_privileges ? 0 : MOUNT_ATTR_NOSUID);
+	struct stat st;
+	int r;
+
+	if (stat(target, &st) < 0)
+		return err_errno(e, -errno, "getting attributes of path " Q_PATH, target);
+	if (!S_ISCHR(st.st_mode) && !S_ISBLK(st.st_mode) && !lies_in(source, "/dev"))
+		attrs |= MOUNT_ATTR_NODEV;
+	r = attrs ? set_attr(target, AT_RECURSIVE, attrs, 0) : 0;
+	return r < 0 ? err_errno(e, r, "restricting the mount on '/%s'", target) : 0;
+}
+
 static int make_dev(struct build *b, struct err *e)
 {
 	static const char *const nodes[] = { "/dev/full", "/dev/null",	  "/dev/random",
@@ -346,6 +373,8 @@ static int make_dev(struct build *b, struct err *e)
 	for (size_t i = 0; i < ELEMENTS(nodes); i++) {
 		int r = bind_path(nodes[i], nodes[i] + 1, false, e);
 
+		if (r >= 0)
+			r = restrict_bind(b, nodes[i], nodes[i] + 1, MOUNT_ATTR_NOEXEC, e);
 		if (r < 0)
 			return r;
 	}
@@ -389,6 +418,8 @@ static int make_etc(struct build *b, struct err *e)
 
 	for (size_t i = 0; b->s.fixed && i < ELEMENTS(network); i++) {
 		r = bind_resolved(network[i], true, e);
+		if (r == BOUND)
+			r = restrict_bind(b, network[i], rel(network[i]), 0, e);
 		if (r < 0)
 			return r;
 	}
@@ -398,16 +429,6 @@ static int make_etc(struct build *b, struct err *e)
 static int by_name(const void *a, const void *b)
 {
 	return strcmp(((const struct build_pair *)a)->name, ((const struct build_pair *)b)->name);
-}
-
-/* Is `path` the directory `dir` or something in it? Both without symlinks. */
-static bool lies_in(const char *path, const char *dir)
-{
-	size_t len = strlen(dir);
-
-	if (!strcmp(dir, "/"))
-		return true;
-	return !strncmp(path, dir, len) && (path[len] == '/' || !path[len]);
 }
 
 /* What a configured path may not be written through: anything in the store; and where the builder
@@ -429,11 +450,11 @@ static int bind_one(struct build *b, const char *source, const char *target, boo
 	bool protect = is_protected(b, source);
 	int r = bind_path(source, target, optional, e);
 
-	if (r != BOUND || !protect)
+	if (r != BOUND)
 		return r;
-	r = set_attr(target, AT_RECURSIVE, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
-		     0);
-	return r < 0 ? err_errno(e, r, "making '/%s' read-only", target) : 0;
+	return restrict_bind(b, source, target,
+			     protect ? MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV : 0,
+			     e);
 }
 
 /* The configured paths, parents before what lies in them. */
@@ -522,9 +543,8 @@ static int build_root(struct build *b, struct err *e)
 		r = make_etc(b, e);
 	if (r == 0)
 		r = bind_configured(b, e);
-	if (r == 0 && (mkdir("proc", 0555) < 0 ||
-		       mount("none", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0))
-		r = err_errno(e, -errno, "mounting /proc");
+	if (r == 0)
+		r = root_proc(b, e);
 	if (r == 0)
 		r = seal_dirs(b, e);
 	return r;

@@ -72,12 +72,22 @@ int child_start(struct build *b, struct err *e);
 /* Kills the child and everything it started, and waits until all of it is dead. */
 void child_end(struct build *b);
 
+/* privileges.c: the child's last steps. Afterwards it has no capability, cannot get one, and its
+ * system calls are filtered; the second looks whether all of that, and who it is, is so. */
+struct identity {
+	unsigned int uid, gid;
+};
+int privileges_drop(const struct build *b, struct err *e);
+int privileges_check(const struct build *b, const struct identity *id, struct err *e);
+
 /* root.c; runs in the child, as the slot's id with the capabilities of O. Afterwards "/" is the
  * builder's root and the working directory is the build directory. */
 int root_scratch(struct build *b, struct err *e);
 /* Sets the loopback interface of the process's network namespace up. 0 or -errno. */
 int root_loopback(void);
 int root_enter(struct build *b, struct err *e);
+/* proc.c: mounts "proc" in the working directory. */
+int root_proc(const struct build *b, struct err *e);
 /* host.c: the same without a sandbox. The host's files, with the store covered by an overlay. */
 int host_enter(struct build *b, struct err *e);
 

@@ -227,9 +227,10 @@ DIFFERENCES = {
     "cgroup": lambda s: len(s.splitlines()),
     # The terminal's name is dangling in both; how the kernel spells that depends on where it was opened.
     "fds": lambda s: [(n, "/" if t.startswith("/") and n in ("2", "10") else t) for n, t in s],
-    # Ours: no setuid or device files where nothing needs them, an own mount for /tmp, and the root is a
+    # Ours: no setuid or device files where nothing needs them, parts of /proc covered, an own mount for /tmp, and the root is a
     # tmpfs. kvm is there when its device is accessible to the daemon, not to root.
-    "mounts": lambda s: [mount_kind(r) for r in s if r[0] not in ("/", "/tmp", "/dev/kvm")],
+    "mounts": lambda s: [mount_kind(r) for r in s if r[0] not in ("/", "/tmp", "/dev/kvm")
+                         and not r[0].startswith("/proc/")],
     # No root makes the files around the builder, so the builder's id owns them; they are
     # not writable (the write-* sections are equal) and a few lose their w bits for that.
     **dict.fromkeys(("root", "dev", "etc", "tmp", "build", "bin", "store", "pts"), lambda s: sorted(
@@ -249,6 +250,36 @@ def test_same_as_the_stock_sandbox(make_daemon, kind):
     stock = stock_probe(daemon, KINDS[kind])
     same = lambda text: {k: DIFFERENCES.get(k, lambda x: x)(v) for k, v in text.items()}
     assert differing(same(ours), same(stock)) == {}
+
+
+MACHINE = r'''
+b=/bin/busybox
+$b cat /proc/self/mountinfo > $out
+for f in kallsyms kcore keys key-users kmsg timer_list; do
+	[ ! -e /proc/$f ] || echo "$f has $($b head -c 9 /proc/$f | $b wc -c) bytes"; done >> $out
+for f in $($b find /proc/sys /proc/irq /proc/fs -type f); do { true >> $f; } 2>/dev/null && echo "$f is open"; done >> $out
+echo "looked at $($b find /proc/sys -type f | $b wc -l) files" >> $out
+'''
+
+
+@pytest.mark.parametrize("kind", ["plain", "i686"])
+def test_mounts_and_machine(daemon, kind):
+    """No mount has setuid or device files, but for the devices; nothing is told of the machine or can be set."""
+    daemon.stop()
+    (daemon.base / "extra").mkdir()
+    daemon.write_conf(CONF + f"extra-sandbox-paths = /extra={daemon.base}/extra /tty=/dev/tty\n")
+    daemon.start()
+    lines = open(daemon.nix_build(f"shWith {{ {KINDS[kind]} }} {nix_string(MACHINE)}").stdout.strip()).read().splitlines()
+    mounts = {f[4]: f[5].split(",") for f in (line.split() for line in lines) if len(f) > 6 and "-" in f}
+    assert {"/", "/build", "/dev/null", "/dev/pts", "/dev/shm", "/proc", "/proc/sys", "/extra", "/tty"} <= mounts.keys()
+    assert not [m for m, flags in mounts.items() if "nosuid" not in flags]
+    devices = {"/tty", "/dev/pts"} | {m for m in mounts if m.startswith("/dev/") and m != "/dev/shm"}
+    hidden = {m for m in mounts if m.startswith("/proc/") and m != "/proc/sys"}  # they are the null device
+    assert {m for m, flags in mounts.items() if "nodev" not in flags} == devices | hidden
+    assert "ro" in mounts["/proc/sys"] and not [x for x in lines if x.endswith(" is open")]
+    assert len([x for x in lines if re.search(r" has \d+ bytes$", x)]) >= 3
+    assert not [x for x in lines if re.search(r" has [1-9]\d* bytes$", x)]
+    assert int(re.search(r"looked at (\d+) files", lines[-1])[1]) > 100
 
 
 def test_nested_sandboxes(daemon):
