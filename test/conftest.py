@@ -26,6 +26,7 @@ START_ID = 872415232
 SUBID_START = 1 << 30
 # System users that the tests own: made when missing, left in place (they hold nothing).
 DAEMON, BROKER, ALICE, BOB = "airplant-test", "airplant-test-ids", "airplant-alice", "airplant-bob"
+TRACER = "airplant-test-roots"
 
 
 def pytest_addoption(parser):
@@ -45,7 +46,7 @@ def ensure_user(name):
 def users():
     if os.getuid() != 0:
         pytest.skip("needs root: several users and the id broker take part")
-    return {n: ensure_user(n) for n in (DAEMON, BROKER, ALICE, BOB)}
+    return {n: ensure_user(n) for n in (DAEMON, BROKER, TRACER, ALICE, BOB)}
 
 
 class Daemon:
@@ -115,6 +116,25 @@ class Daemon:
                 "--daemon-user", DAEMON, "--locks", str(locks)], stdout=out, env={})
         wait_for(lambda: (self.base / "ids.socket").exists(), self.daemon_log, self.broker)
         os.chown(self.base, d.pw_uid, d.pw_gid)
+
+    def start_roots(self, *options):
+        """The tracer of roots on its socket, and upstream's for the same user."""
+        t, caps = self.users[TRACER], "-all,+dac_read_search,+sys_ptrace"
+        where = self.base / "roots"
+        where.mkdir(exist_ok=True)
+        os.chown(where, t.pw_uid, t.pw_gid)
+        if not can_see(1):
+            # Some sandboxes hide their own first process, also from root.
+            options += ("--skip-hidden",)
+        with open(self.daemon_log, "ab") as out:
+            self.roots = self.spawn("airplant-roots", [
+                "setpriv", "--reuid", str(t.pw_uid), "--regid", str(t.pw_gid), "--clear-groups",
+                "--inh-caps", caps, "--ambient-caps", caps, "--bounding-set", caps,
+                str(self.bin / "airplant-roots"), "--socket", f"{where}/socket", "--daemon-user", DAEMON,
+                "--upstream-socket", f"{where}/upstream", "--store", str(self.store), "--state", str(self.state),
+                *options], stdout=out, env={})
+        wait_for(lambda: (where / "upstream").exists() and (where / "socket").exists(), self.daemon_log, self.roots)
+        return where / "socket"
 
     def start_core(self):
         d = self.users[DAEMON]
@@ -224,6 +244,14 @@ def wait_for(predicate, log, proc=None, seconds=20):
     raise AssertionError("did not come up:\n" + pathlib.Path(log).read_text(errors="replace")[-4000:])
 
 
+def can_see(pid):
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+        return True
+    except PermissionError:
+        return False
+
+
 MODES = ["broker", "subid", "single"]
 
 
@@ -234,7 +262,8 @@ def binaries(request, tmp_path_factory):
     build = pathlib.Path(request.config.getoption("--build-dir"))
     bin_dir = pathlib.Path(tempfile.mkdtemp(prefix="airplant-bin-", dir="/tmp"))
     bin_dir.chmod(0o755)
-    for name in ("core/airplantd", "session/airplant-session", "build/airplant-build", "ids/airplant-ids"):
+    for name in ("core/airplantd", "session/airplant-session", "build/airplant-build", "ids/airplant-ids",
+                 "roots/airplant-roots"):
         shutil.copy2(build / "src" / name, bin_dir)
     yield bin_dir
     shutil.rmtree(bin_dir)

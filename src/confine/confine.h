@@ -11,17 +11,20 @@
 enum confine_profile {
 	CONFINE_SESSION,    /* client bytes: no exec, no sockets, no path outside its jail */
 	CONFINE_SUPERVISOR, /* after the builder started: no exec, no ptrace, no kill by pid … */
-	CONFINE_CORE, /* may spawn; no set*id, no ptrace, no mount, no module, bpf, keyring … */
-	CONFINE_IDS,  /* the broker: see security.md 3.1 row idb */
+	CONFINE_CORE,  /* may spawn; no set*id, no ptrace, no mount, no module, bpf, keyring … */
+	CONFINE_IDS,   /* the broker: see security.md 3.1 row idb */
+	CONFINE_ROOTS, /* the tracer of roots: opens for reading alone, reaches no memory */
+	CONFINE_ROOTS_OWN,  /* the same without a capability */
 	CONFINE_CORE_SUBID, /* as CORE where newuidmap is used: it is set-user-ID, so no_new_privs
 			     * and with it the filter must be done without */
 };
 
 /* Seals the calling process for good: not dumpable (except where `keep_dumpable`), no_new_privs,
- * then the profile's capabilities (none, but SETUID+SETGID kept for CONFINE_IDS; a SUPERVISOR keeps
- * those of its own namespace that the profile names), empty ambient and bounding set, locked
- * securebits, then the filter; and looks at itself afterwards (/proc is not needed: prctl, capget).
- * 0, or a negative errno with a sentence naming what is missing. Single-threaded callers only. */
+ * then the profile's capabilities (none, but SETUID+SETGID kept for CONFINE_IDS,
+ * DAC_READ_SEARCH+SYS_PTRACE for CONFINE_ROOTS; a SUPERVISOR keeps those of its own namespace that
+ * the profile names), empty ambient and bounding set, locked securebits, then the filter; and looks
+ * at itself afterwards (/proc is not needed: prctl, capget). 0, or a negative errno with a sentence
+ * naming what is missing. Single-threaded callers only. */
 int confine_seal(enum confine_profile profile, struct err *e);
 
 /* The filters for builders (feature row D16, security.md 3.3): the table is builder.c. */

@@ -8,10 +8,12 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/nsfs.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 /* clang-format off */
@@ -129,11 +131,29 @@ static const struct call the_builder[] = {
 static const struct call lease_ids[] = {
 	CALL("read"), CALL("write"), CALL("lseek"), CALL("close"), CALL("poll"), CALL("ppoll"),
 	CALL("accept4"), CALL("recvmsg"), CALL("sendmsg"),
-	IS("getsockopt", 2, 17 /* SO_PEERCRED */),
+	IS("getsockopt", 2, SO_PEERCRED),
 	CALL("openat"), CALL("fstat"), CALL("newfstatat"), CALL("fstatfs"), CALL("flock"),
 	CALL("fdatasync"), IS("getpriority", 0, PRIO_USER),
 	IS("ioctl", 1, NS_GET_PARENT), IS("ioctl", 1, NS_GET_OWNER_UID),
 	IS("pidfd_send_signal", 1, 0), IS("pidfd_send_signal", 1, SIGKILL),
+	END,
+};
+
+/* The tracer's whole life: accept, make a reader of its own kind (fork, with glibc's flags alone) and
+ * end it, look without writing, answer. No path can be opened but for reading, and no file handle,
+ * which CAP_DAC_READ_SEARCH would open anywhere. */
+static const struct call trace_roots[] = {
+	LACKS("openat", 2, O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | (O_TMPFILE & ~O_DIRECTORY)),
+	CALL("getdents64"), CALL("readlinkat"), CALL("newfstatat"), CALL("fstat"), CALL("lseek"),
+	IS("fcntl", 1, F_GETFL), IS("fcntl", 1, F_SETFD), CALL("read"), CALL("write"),
+	CALL("close"), CALL("poll"),
+	CALL("ppoll"), CALL("accept4"), CALL("sendto"), CALL("recvfrom"),
+	IS("getsockopt", 2, SO_PEERCRED), IS("setsockopt", 2, SO_SNDTIMEO),
+	IS("socketpair", 0, AF_UNIX), CALL("set_robust_list"), CALL("wait4"),
+	{ "clone", 1, { { 0, ~0ULL, CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD } } },
+	IS("kill", 1, SIGKILL), IS("prctl", 0, PR_SET_PDEATHSIG),
+	CALL("landlock_restrict_self"),
+	IS("ioctl", 1, NS_GET_PARENT), IS("ioctl", 1, NS_GET_OWNER_UID),
 	END,
 };
 
@@ -216,6 +236,27 @@ const struct profile confine_profiles[N_PROFILES] = {
 			{ ANSWER_ALLOW, own_memory },
 			{ ANSWER_ALLOW, look_at_self },
 			{ ANSWER_ALLOW, lease_ids },
+		},
+	},
+	/* Reads what processes and homes hold: links, maps, environments. */
+	[CONFINE_ROOTS] = {
+		.process = "airplant-roots",
+		.caps = CAP(DAC_READ_SEARCH) | CAP(SYS_PTRACE),
+		.otherwise = ANSWER_KILL,
+		.rules = {
+			{ ANSWER_ALLOW, own_memory },
+			{ ANSWER_ALLOW, look_at_self },
+			{ ANSWER_ALLOW, trace_roots },
+		},
+	},
+	/* The same as an ordinary user, who sees his own processes. */
+	[CONFINE_ROOTS_OWN] = {
+		.process = "airplant-roots",
+		.otherwise = ANSWER_KILL,
+		.rules = {
+			{ ANSWER_ALLOW, own_memory },
+			{ ANSWER_ALLOW, look_at_self },
+			{ ANSWER_ALLOW, trace_roots },
 		},
 	},
 	/* As CONFINE_CORE, where ids come from newuidmap, a set-user-ID program: it could not work

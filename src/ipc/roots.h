@@ -10,7 +10,7 @@
  *   root    = "P" base NUL what NUL                 this store path is alive
  *   link    = "L" link NUL state NUL owner NUL target NUL base NUL
  *   unknown = "I" sentence NUL                      the answer is INCOMPLETE, and why
- *   skipped = "S" number NUL                        --own-user alone: at most one record
+ *   skipped = "S" number NUL                        at most one record; see below
  *   flood   = "F" uid NUL number NUL                see below
  *   end     = "Z" number NUL                        how many records came before, the hello too
  *
@@ -18,8 +18,9 @@
  *         that name a moment ago; whether it is a valid path is the core's business.
  *         What does not match this grammar never leaves the tracer.
  * what    how upstream names the root: the path of the link that holds it (for an indirect root the
- *         user's link), "/proc/PID/exe", "/proc/PID/fd/7", "/proc/PID/maps", "/proc/sys/kernel/modprobe".
- *         Any bytes but NUL. One path may have many of these records; the same record may come twice.
+ *         user's link), "/proc/PID/exe", "/proc/PID/fd/7", "/proc/PID/maps",
+ *         "/proc/sys/kernel/modprobe". Any bytes but NUL. One path may have many of these
+ *         records; the same record may come twice.
  * link    what was found, relative to the state directory: "gcroots/auto/NAME".
  * owner   the uid of the user's link (the target), "-" where that could not be seen.
  * target  the text of the link, as it stands there; empty for a directory.
@@ -32,8 +33,9 @@
  *   "a"  alive: it leads to `base`, for which there is a P record as well. Remember the pair.
  *   "g"  gone: nothing is at `target`, and the place could be looked at. As upstream, the
  *        core may delete the link when it is in gcroots/auto.
- *   "o"  the target exists and is no link into the store (a file, a directory, a loop). No root; not stale.
- *   "u"  cannot look (EACCES, ESTALE, EIO, no answer in time …): counts as ALIVE, never as gone.
+ *   "o"  the target exists and is no link into the store (a file, a directory, a loop). No
+ *        root; not stale.
+ *   "u"  cannot look (EACCES, ESTALE, EIO, no answer in time …): ALIVE, never gone.
  *        `base` is empty since it is not known: protect what was remembered when this link was last
  *        "a", or what the client held when it was made. A link in gcroots/auto of which the core
  *        remembers nothing (from before it kept such notes): delete nothing, and name it. Elsewhere
@@ -43,12 +45,13 @@
  * base is empty in all states but "a".
  *
  * F: user `uid` holds so much that looking at all of it takes more than a fair share of time, or
- * some of his memory cannot be read in time; of `number` of his processes only exe, cwd and root were looked
- * at. The answer counts as complete: nobody but that user can lose by it, and otherwise anybody
- * could stop collections. Worth a line in the log. Never sent for uid 0.
+ * some of his memory cannot be read in time; `number` of his processes were not looked at in full
+ * (exe, cwd and root were). The answer counts as complete: nobody but that user can lose by it,
+ * and otherwise anybody could stop collections. Worth a line in the log. Never sent for uid 0.
  *
- * S: so many processes of other users were not looked at. Only a tracer started with --own-user
- * does this; it is for setups where other users' processes cannot be seen by anyone.
+ * S: so many processes were not looked at, because the tracer was told to do without them: those of
+ * other users (--own-user, for setups where nobody can see them), or those that the kernel hides
+ * even from CAP_SYS_PTRACE (--skip-hidden). Not an incomplete answer: it is what was asked for.
  *
  * No Z, a Z with another number, bytes behind it, an I, an unknown letter or version, anything
  * malformed, or a time limit of the client: nothing may be deleted. */
