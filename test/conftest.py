@@ -55,6 +55,8 @@ class Daemon:
     def __init__(self, base, bin_dir, users, mode, conf=""):
         self.base, self.bin, self.users, self.mode = pathlib.Path(base), bin_dir, users, mode
         self.procs = []
+        self.wrap = []  # a command in front of the daemon's, as root: to start it somewhere special
+        self.own_conf = ""  # more of airplant.conf
         self.store, self.state = self.base / "store", self.base / "var/nix"
         self.log, self.etc = self.base / "var/log/nix", self.base / "etc"
         self.socket = self.base / "socket"
@@ -78,7 +80,8 @@ class Daemon:
         (self.etc / "nix.conf").write_text(
             "sandbox = true\nsandbox-paths = /bin/sh=/bin/busybox\nsubstituters =\n"
             "experimental-features = nix-command flakes\nmax-jobs = 2\n" + extra)
-        (self.etc / "airplant.conf").write_text(f"ids = {self.mode}\nids-socket = {self.base}/ids.socket\n")
+        (self.etc / "airplant.conf").write_text(f"ids = {self.mode}\nids-socket = {self.base}/ids.socket\n"
+                                                + self.own_conf)
 
     def env(self, user="root"):
         return {"NIX_STORE_DIR": str(self.store), "NIX_STATE_DIR": str(self.state),
@@ -145,7 +148,7 @@ class Daemon:
         if self.mode == "subid":
             argv = self.with_grant(argv)
         with open(self.daemon_log, "ab") as out:
-            self.core = self.spawn("airplantd", argv, stdout=out, env=env)
+            self.core = self.spawn("airplantd", [*self.wrap, *argv], stdout=out, env=env)
         wait_for(self.answers, self.daemon_log, self.core)
 
     def with_grant(self, argv):

@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -62,14 +63,36 @@ static int leave_keyring(struct err *e)
 	return 0;
 }
 
+/* The kernel remembers the limit at which a user namespace was made, and never has more processes
+ * in it (from Linux 5.14 on); the builder itself sees the limit it would have seen anyway. */
+static int unshare_counted(uint64_t max_procs)
+{
+	struct rlimit old, limit;
+	int r = 0;
+
+	if (getrlimit(RLIMIT_NPROC, &old) < 0)
+		return -errno;
+	limit = old;
+	if (max_procs && max_procs < limit.rlim_cur)
+		limit.rlim_cur = (rlim_t)max_procs;
+	if (setrlimit(RLIMIT_NPROC, &limit) < 0)
+		return -errno;
+	if (unshare(CLONE_NEWUSER) < 0)
+		r = -errno;
+	if (setrlimit(RLIMIT_NPROC, &old) < 0 && r == 0)
+		r = -errno;
+	return r;
+}
+
 /* The inner namespace I: it maps the slot and nothing else. */
-static int enter_inner(const struct identity *id, struct err *e)
+static int enter_inner(const struct build *b, const struct identity *id, struct err *e)
 {
 	char text[64];
 	int r;
 
-	if (unshare(CLONE_NEWUSER) < 0)
-		return err_errno(e, -errno, "creating the builder's user namespace");
+	r = unshare_counted(b->s.max_procs);
+	if (r < 0)
+		return err_errno(e, r, "creating the builder's user namespace");
 	make_dumpable();
 	r = write_own("/proc/self/setgroups", "deny");
 	snprintf(text, sizeof(text), "%u 0 1", id->uid);
@@ -173,6 +196,9 @@ static int prepare(struct build *b, struct err *e)
 		id = (struct identity){ (unsigned int)b->host_uid, (unsigned int)b->host_gid };
 	r = become_slot(e);
 	reset_process();
+	/* Here, where the build's own cgroup is the one that becomes its root. */
+	if (r == 0 && sandbox && unshare(CLONE_NEWCGROUP) < 0)
+		r = err_errno(e, -errno, "creating the builder's cgroup namespace");
 	if (r == 0)
 		r = leave_keyring(e);
 	if (r == 0)
@@ -184,7 +210,7 @@ static int prepare(struct build *b, struct err *e)
 	if (r == 0)
 		r = set_stdio(b, e);
 	if (r == 0)
-		r = enter_inner(&id, e);
+		r = enter_inner(b, &id, e);
 	if (r < 0)
 		return r;
 	set_personality(b);
@@ -270,8 +296,11 @@ int child_start(struct build *b, struct err *e)
 	long pid;
 
 	if (b->s.sandbox == SANDBOX_ON && !b->warm)
-		args.flags |= CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
-			      (b->s.fixed ? 0 : CLONE_NEWNET);
+		args.flags |= CLONE_NEWIPC | CLONE_NEWUTS | (b->s.fixed ? 0 : CLONE_NEWNET);
+	if (b->cgroup >= 0) {
+		args.flags |= CLONE_INTO_CGROUP;
+		args.cgroup = (uint64_t)b->cgroup;
+	}
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_errno(e, -errno, "creating a socket pair");
 	pid = syscall(SYS_clone3, &args, sizeof(args));

@@ -25,13 +25,16 @@ static int receive_start(struct build *b)
 	if (r == CHAN_EOF)
 		return r;
 	if (r != 0 || m.type != BUILD_START ||
-	    msg_decode(&m, &build_start_layout, &b->arena, &b->s) || m.n_fds < 1 || m.n_fds > 2) {
+	    msg_decode(&m, &build_start_layout, &b->arena, &b->s) ||
+	    m.n_fds != 1 + (b->s.compress_log ? 1U : 0) + (b->s.cgroup ? 1U : 0)) {
 		log_error("the first message was not a build");
 		return -EPROTO;
 	}
 	b->log_fd = TAKE_FD(m.fds[0]);
-	if (m.n_fds == 2)
+	if (b->s.compress_log)
 		b->zlog_fd = TAKE_FD(m.fds[1]);
+	if (b->s.cgroup)
+		b->cgroup = TAKE_FD(m.fds[m.n_fds - 1]);
 	b->top = open(b->s.scratch, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (b->top < 0) {
 		log_error("opening '%s': %s", b->s.scratch, strerror(errno));
@@ -91,6 +94,7 @@ static int clean(struct build *b)
 	static const char *const names[] = { "build", "store", "tmp", "root", "out", "work" };
 	int first = 0;
 
+	first = cgroup_empty(b);
 	/* While a directory is mounted on somewhere, deleting it takes the kernel much longer. */
 	close_fdp(&b->mounts_fd);
 	for (size_t i = 0; b->top >= 0 && i < ELEMENTS(names); i++) {
@@ -121,6 +125,7 @@ int main(int argc, char **argv)
 		.chan = BUILD_FD,
 		.log_fd = -1,
 		.zlog_fd = -1,
+		.cgroup = -1,
 		.lease_fd = -1,
 		.master = -1,
 		.slave = -1,

@@ -64,8 +64,7 @@ void ns_warm(struct build *b)
 	b->warm = true;
 	b->host_uid = geteuid();
 	b->host_gid = getegid();
-	if (unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) <
-	    0)
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
 		b->warm_error = -errno;
 	else
 		b->warm_error = root_loopback();

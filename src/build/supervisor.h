@@ -36,6 +36,7 @@ struct build {
 	gid_t owner_gid;
 	int chan;	     /* fd 3 */
 	int log_fd, zlog_fd; /* -1 when there is none */
+	int cgroup;	     /* the build's, a directory; -1 when it has none */
 	int lease_fd;	     /* held open until the end: the slot is ours as long as it is */
 	int master, slave;   /* the builder's terminal */
 	int status_fd;	     /* a socket: the child's "S" once set up, or a sentence; our "G" */
@@ -55,7 +56,7 @@ struct build {
 
 /* namespace.c */
 /* Before BUILD_START: everything that is the same for each sandboxed build without a network. It
- * unshares O with a network, IPC, UTS and cgroup namespace and asks for ids. */
+ * unshares O with a network, IPC and UTS namespace and asks for ids. */
 void ns_warm(struct build *b);
 /* Unshares O, asks the core for ids, and maps them (mode single). BUILD_CANCELLED when the core
  * changed its mind meanwhile. */
@@ -100,6 +101,19 @@ void watch_release(struct build *b);
 bool watch_cancelled(struct build *b);
 /* Sends and waits where the core is slow. 0 or -errno. */
 int watch_send(struct build *b, uint32_t type, const struct layout *l, const void *record);
+
+/* cgroup.c; without a cgroup each of them does what can be done */
+/* Gives it to the build's root: groups and processes below it are the build's to arrange. */
+int cgroup_delegate(struct build *b, struct err *e);
+void cgroup_kill(struct build *b);
+/* Processor time and peaks, from the cgroup or else from the reaped process. */
+void cgroup_account(const struct build *b, struct build_end *end);
+/* "was killed because it used more than its memory limit of …", when that is so: 1, else 0. */
+int cgroup_print_end(const struct build *b, struct buf *t);
+/* A note about the limit of processes, when that was hit. */
+int cgroup_print_note(const struct build *b, struct buf *t);
+/* Removes the groups below it, after the last process is dead. 0 or -errno. */
+int cgroup_empty(struct build *b);
 
 /* outputs.c */
 int outputs_collect(struct build *b, struct build_end *end);

@@ -70,6 +70,7 @@ static void end_build(struct watch *w, enum verdict verdict)
 	w->verdict = verdict;
 	/* ESRCH: it has ended by itself meanwhile, which the pidfd will say. */
 	(void)syscall(SYS_pidfd_send_signal, w->b->pidfd, SIGKILL, NULL, 0);
+	cgroup_kill(w->b);
 }
 
 static void read_terminal(struct watch *w, uint64_t now)
@@ -258,7 +259,11 @@ static int print_failure(struct build *b, bool full, struct buf *t)
 		       "Cannot build '" C_MAGENTA "%s/%s" C_NORMAL "'.\nReason: " C_RED "builder ",
 		       s->store_dir, s->drv);
 	if (r == 0)
+		r = cgroup_print_end(b, t);
+	if (r == 0)
 		r = print_status(t, b->wait_status);
+	if (r == 1)
+		r = 0;
 	if (r == 0)
 		r = buf_append_str(t, C_NORMAL ".");
 	if (r == 0 && s->outputs.n)
@@ -271,7 +276,7 @@ static int print_failure(struct build *b, bool full, struct buf *t)
 	if (r == 0 && full)
 		r = buf_append_str(
 			t, "\nnote: build failure may have been caused by lack of free disk space");
-	return r;
+	return r < 0 ? r : cgroup_print_note(b, t);
 }
 
 static void fail(struct build *b, struct build_end *end, enum build_status status, char *text)
@@ -349,11 +354,7 @@ void watch_run(struct build *b, struct build_end *end)
 	judge(&w, end);
 	notice(&w, now_usec());
 	end->log_size = logfile_size(b->log);
-	end->cpu_user_usec =
-		(uint64_t)b->usage.ru_utime.tv_sec * 1000000 + (uint64_t)b->usage.ru_utime.tv_usec;
-	end->cpu_system_usec =
-		(uint64_t)b->usage.ru_stime.tv_sec * 1000000 + (uint64_t)b->usage.ru_stime.tv_usec;
-	end->peak_rss_bytes = (uint64_t)b->usage.ru_maxrss * 1024;
+	cgroup_account(b, end);
 }
 
 void watch_release(struct build *b)

@@ -41,6 +41,10 @@ struct settings {
 	char *ids_socket;      /* the broker's socket */
 	bool nested_sandboxes; /* builders may make namespaces of their own */
 	uint64_t durable;      /* 0 background (default), 1 strict */
+	/* Of each build, in its cgroup; UINT64_MAX is none. Processes, bytes, and 1 to 10000
+	 * where 0 is the kernel's default. */
+	uint64_t build_pids_max, build_memory_max, build_memory_high, build_cpu_weight;
+	char *build_cgroup; /* "": the daemon's own */
 };
 
 void settings_init(struct settings *s); /* all defaults */

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/buf.h"
 #include "conf/table.h"
@@ -102,6 +103,33 @@ static int parse_jobs(const struct conf_row *row, const char *value, uint64_t *r
 		       row->name);
 }
 
+/* "90%" of the machine's memory, in bytes. */
+static bool parse_percent(const char *value, uint64_t *ret)
+{
+	size_t len = strlen(value);
+	long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+	uint64_t n;
+
+	if (len < 2 || value[len - 1] != '%' || !parse_digits(value, len - 1, &n) || n > 100 ||
+	    pages <= 0 || size <= 0)
+		return false;
+	*ret = (uint64_t)pages / 100 * n * (uint64_t)size;
+	return true;
+}
+
+static int parse_count(const struct conf_row *row, const char *value, uint64_t *ret, struct err *e)
+{
+	if (!strcmp(value, "max")) {
+		*ret = UINT64_MAX;
+		return 0;
+	}
+	if ((parse_number(value, true, INT64_MAX, ret) ||
+	     (row->type == CONF_MEMORY && parse_percent(value, ret))) &&
+	    *ret > 0)
+		return 0;
+	return bad(row, value, e);
+}
+
 static int parse_sandbox(const struct conf_row *row, const char *value, uint64_t *ret,
 			 struct err *e)
 {
@@ -142,6 +170,9 @@ static int parse_as_number(const struct conf_row *row, const char *value, uint64
 		return parse_int(row, value, ret, e);
 	case CONF_JOBS:
 		return parse_jobs(row, value, ret, e);
+	case CONF_COUNT:
+	case CONF_MEMORY:
+		return parse_count(row, value, ret, e);
 	case CONF_SANDBOX:
 		return parse_sandbox(row, value, ret, e);
 	default:

@@ -33,6 +33,10 @@ static const struct {
 	{ "ids", "auto" },
 	{ "ids-socket", "/run/airplant/ids/socket" },
 	{ "durable", "background" },
+	{ "build-pids-max", "16384" },
+	{ "build-memory-max", "90%" },
+	{ "build-memory-high", "max" },
+	{ "build-cpu-weight", "100" },
 };
 
 static void die_without_memory(void)

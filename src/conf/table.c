@@ -179,6 +179,11 @@ const struct conf_row conf_table[] = {
 	{ "ids-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP(ids_socket) },
 	{ "nested-sandboxes", CONF_BOOL, GROUP_OTHER, KEEP(nested_sandboxes) },
 	{ "durable", CONF_ENUM, GROUP_OTHER, WORDS("background", "strict"), KEEP(durable) },
+	{ "build-cgroup", CONF_OPT_PATH, GROUP_OTHER, KEEP(build_cgroup) },
+	{ "build-pids-max", CONF_COUNT, GROUP_OTHER, KEEP(build_pids_max) },
+	{ "build-memory-max", CONF_MEMORY, GROUP_OTHER, KEEP(build_memory_max) },
+	{ "build-memory-high", CONF_MEMORY, GROUP_OTHER, KEEP(build_memory_high) },
+	{ "build-cpu-weight", CONF_INT, GROUP_OTHER, .max = 10000, KEEP(build_cpu_weight) },
 };
 /* clang-format on */
 
@@ -263,6 +268,8 @@ enum conf_store conf_stored_as(enum conf_type type)
 		return STORED_BOOL;
 	case CONF_INT:
 	case CONF_JOBS:
+	case CONF_COUNT:
+	case CONF_MEMORY:
 	case CONF_SANDBOX:
 	case CONF_ENUM:
 		return STORED_NUMBER;

@@ -10,6 +10,8 @@ enum conf_type {
 	CONF_BOOL,
 	CONF_INT,  /* unsigned, with an optional suffix K, M, G or T; limit in max */
 	CONF_JOBS, /* "auto" or an integer */
+	CONF_COUNT,  /* as CONF_INT, not zero, or "max" (no limit) */
+	CONF_MEMORY, /* as CONF_COUNT, or a percentage of the machine's memory: "90%" */
 	CONF_STRING,
 	CONF_PATH,     /* not empty */
 	CONF_ABS_PATH, /* absolute, not empty */

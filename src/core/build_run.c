@@ -28,6 +28,8 @@
 enum {
 	REPLY_MAX = 64 << 20, /* bytes of one message of a supervisor */
 	RETRY_IDS_USEC = 1000000,
+	RETRY_SETTLE_USEC = 20000,
+	SETTLE_TRIES = 500,
 	CANCEL_GRACE_USEC = 5000000, /* before there was anything to delete */
 	RELEASE_GRACE_SEC = 600,     /* deleting a large scratch takes its time */
 	MESSAGES_PER_ROUND = 64,
@@ -66,11 +68,13 @@ void run_free(struct build_run *run)
 	loop_remove(run->builder_watch);
 	loop_timer_cancel(run->kill_timer);
 	loop_timer_cancel(run->retry_timer);
+	loop_timer_cancel(run->settle_timer);
 	close_fdp(&run->chan);
 	close_fdp(&run->pidfd);
 	close_fdp(&run->builder);
 	close_fdp(&run->lease_fd);
 	close_fdp(&run->scratch_fd);
+	close_fdp(&run->cgroup.fd);
 	build_log_close(&run->log);
 	free(run->scratch);
 	free(run->keep_dir);
@@ -139,6 +143,38 @@ static bool end_builder(struct build_run *run)
 	return false;
 }
 
+static void on_settle_timer(void *ctx)
+{
+	struct build_run *run = ctx;
+
+	run->settle_timer = NULL;
+	run_settle(run);
+}
+
+/* Its cgroup is empty and gone before its ids are free. The kernel takes a moment to bury the last
+ * process. False: again later. */
+static bool end_cgroup(struct build_run *run)
+{
+	struct core *core = run->runs->core;
+	int r;
+
+	if (run->settle_timer)
+		return false;
+	cgroup_kill(&run->cgroup);
+	r = cgroup_remove(core->cgroups, &run->cgroup);
+	if (r == 0)
+		return true;
+	if (r == -EBUSY && run->settle_tries++ < SETTLE_TRIES &&
+	    loop_timer(core->loop, RETRY_SETTLE_USEC, on_settle_timer, run, &run->settle_timer) ==
+		    0)
+		return false;
+	run->settle_timer = NULL;
+	log_error("removing the cgroup '%s' of the build of '%s': %s", run->cgroup.name,
+		  run->drv_base, strerror(-r));
+	run->cgroup_left = true;
+	return true;
+}
+
 /* When the process is gone nothing else can come. */
 static void run_settle(struct build_run *run)
 {
@@ -152,10 +188,12 @@ static void run_settle(struct build_run *run)
 			      runs->core->store_dir, run->drv_base);
 		tell_end(run, MISC_FAILURE, err_msg(&run->error));
 	}
-	if (!end_builder(run))
+	if (!end_builder(run) || !end_cgroup(run))
 		return; /* again when it is gone */
-	if (run->clean && lease_return(runs->lease, run->lease_fd, &run->error) < 0)
-		log_error("%s", err_msg(&run->error)); /* its slot is cleaned before it is used again */
+	if (run->clean && !run->cgroup_left &&
+	    lease_return(runs->lease, run->lease_fd, &run->error) < 0)
+		log_error("%s",
+			  err_msg(&run->error)); /* its slot is cleaned before it is used again */
 	if (run->generation != runs->core->generation)
 		; /* its spool is gone; in the new one the name may be another build's */
 	else if (run->clean || !run->has_foreign_ids)
@@ -404,7 +442,8 @@ static void on_end(struct build_run *run, const struct msg *m)
 					       .cpu_known = true,
 					       .cpu_user_usec = end.cpu_user_usec,
 					       .cpu_system_usec = end.cpu_system_usec,
-					       .peak_rss_bytes = end.peak_rss_bytes,
+					       .peak_memory_bytes = end.peak_memory_bytes,
+					       .peak_procs = end.peak_procs,
 					       .log_size = end.log_size };
 	out = open_out(run, &run->error);
 	in.out_dirfd = out;

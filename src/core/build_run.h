@@ -24,7 +24,7 @@ struct build_outcome {
 	bool ran;	   /* the builder was started, as host_uid */
 	uid_t host_uid;
 	bool cpu_known;
-	uint64_t cpu_user_usec, cpu_system_usec, peak_rss_bytes;
+	uint64_t cpu_user_usec, cpu_system_usec, peak_memory_bytes, peak_procs;
 	uint64_t log_size; /* bytes */
 };
 

@@ -5,6 +5,7 @@
 #include "core/build_inputs.h"
 #include "core/build_log.h"
 #include "core/build_run.h"
+#include "core/cgroup.h"
 
 struct core;
 struct lease;
@@ -40,6 +41,7 @@ struct build_run {
 	struct build_outcome outcome;
 	struct err error;
 	struct build_log_files log;
+	struct cgroup cgroup;
 	char *scratch, *keep_dir; /* keep_dir: NULL when a failure leaves nothing behind */
 	int scratch_fd, chan, pidfd;
 	pid_t pid;
@@ -48,11 +50,12 @@ struct build_run {
 	int builder, lease_fd;
 	uint64_t generation; /* of the core's store, to which the scratch belongs */
 	struct loop_fd *chan_watch, *pid_watch, *builder_watch;
-	struct loop_timer *kill_timer, *retry_timer;
+	struct loop_timer *kill_timer, *retry_timer, *settle_timer;
+	unsigned int settle_tries;
 	bool wants_ids, noted_wait, ids_given, has_foreign_ids;
 	bool ran; /* the builder did, as host_uid */
 	uid_t host_uid;
-	bool end_seen, exited, clean, placing;
+	bool end_seen, exited, clean, placing, cgroup_left;
 };
 
 /* One warm supervisor is kept ready, so that a build does not wait for its start. */

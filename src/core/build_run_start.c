@@ -72,10 +72,14 @@ void spare_refill(struct runs *runs)
 
 static int send_start(struct build_run *run, const struct build_start *start)
 {
-	int fds[2] = { run->log.plain_fd, run->log.compressed_fd };
+	int fds[3] = { run->log.plain_fd };
+	size_t n = 1;
 
-	return chan_send_record(run->chan, BUILD_START, 0, &build_start_layout, start, fds,
-				fds[1] >= 0 ? 2 : 1);
+	if (run->log.compressed_fd >= 0)
+		fds[n++] = run->log.compressed_fd;
+	if (run->cgroup.fd >= 0)
+		fds[n++] = run->cgroup.fd;
+	return chan_send_record(run->chan, BUILD_START, 0, &build_start_layout, start, fds, n);
 }
 
 static void take(struct build_run *run, struct supervisor *s)
@@ -108,6 +112,20 @@ static int start_supervisor(struct build_run *run, const struct build_start *sta
 	r = send_start(run, start);
 	return r < 0 ? err_errno(e, r, "handing the build of '%s' to its supervisor", run->drv_base)
 		     : 0;
+}
+
+/* The build's processes: in a cgroup of their own, and no more than allowed. */
+static int hold_together(struct build_run *run, struct build_start *ret, struct err *e)
+{
+	struct core *core = run->runs->core;
+	uint64_t max = core->settings.build_pids_max;
+
+	if (!cgroups_count_pids(core->cgroups))
+		ret->max_procs = max == UINT64_MAX ? 0 : max;
+	if (!core->cgroups)
+		return 0;
+	ret->cgroup = 1;
+	return cgroup_make(core->cgroups, core, run->drv_base, false, &run->cgroup, e);
 }
 
 /* Everything the supervisor is told, read from the database and the settings. */
@@ -151,9 +169,10 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 	r = build_env_make(&in, &run->arena, ret, e);
 	if (r)
 		return r;
-	return build_log_open(core->log_dir, spool_dir(core->spool), run->drv_base,
-			      job->settings->keep_build_log, job->settings->compress_build_log,
-			      &run->log, e);
+	r = build_log_open(core->log_dir, spool_dir(core->spool), run->drv_base,
+			   job->settings->keep_build_log, job->settings->compress_build_log,
+			   &run->log, e);
+	return r ? r : hold_together(run, ret, e);
 }
 
 int build_run_start(struct runs *runs, const struct build_job *job,
@@ -175,6 +194,7 @@ int build_run_start(struct runs *runs, const struct build_job *job,
 	run->job = *job;
 	run->arena = ARENA_INIT(RUN_MEMORY);
 	run->log = BUILD_LOG_FILES_INIT;
+	run->cgroup = CGROUP_INIT;
 	run->scratch_fd = run->chan = run->pidfd = run->builder = run->lease_fd = -1;
 	run->generation = runs->core->generation;
 	snprintf(run->drv_base, sizeof(run->drv_base), "%s", job->drv_base);
@@ -198,6 +218,7 @@ int build_run_start(struct runs *runs, const struct build_job *job,
 	}
 	if (run->scratch)
 		spool_drop(runs->core->spool, run->scratch); /* no ids were given yet */
+	(void)cgroup_remove(runs->core->cgroups, &run->cgroup); /* nothing was started in it */
 	run_free(run);
 	return r > 0 ? err_set(e, INPUT_REJECTED, "%s", err_msg(e)) : r;
 }

@@ -18,6 +18,7 @@ struct sessions;
 struct durable;
 struct jail;
 struct keyring;
+struct cgroups;
 
 /* Which directories the open store is: compared at each accept (store_open.c). */
 struct store_identity {
@@ -51,5 +52,6 @@ struct core {
 	struct durable *durable;
 	struct jail *jail;
 	struct keyring *keyring;
+	struct cgroups *cgroups; /* NULL: builds have none of their own */
 	struct store_identity identity;
 };

@@ -536,10 +536,18 @@ static void log_end(const struct goal *g, const struct build_outcome *o)
 {
 	const char *result = o->status == BUILT ? "built" : "failed";
 	double sec = (double)(now_usec() - g->started_usec) / 1e6;
+	double cpu = (double)(o->cpu_user_usec + o->cpu_system_usec) / 1e6;
+	char procs[48] = "";
 
+	if (o->peak_procs)
+		snprintf(procs, sizeof(procs), ", %llu processes",
+			 (unsigned long long)o->peak_procs);
 	if (o->ran)
-		log_info("build %lu: %s: %s as uid %u in %.3f s", (unsigned long)g->build,
-			 g->drv_path.base, result, (unsigned int)o->host_uid, sec);
+		log_info("build %lu: %s: %s as uid %u in %.3f s (%.3f s of processor, at most "
+			 "%llu MiB%s)",
+			 (unsigned long)g->build, g->drv_path.base, result,
+			 (unsigned int)o->host_uid, sec, cpu,
+			 (unsigned long long)(o->peak_memory_bytes >> 20), procs);
 	else
 		log_info("build %lu: %s: %s in %.3f s, before its builder was started",
 			 (unsigned long)g->build, g->drv_path.base, result, sec);

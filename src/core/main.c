@@ -19,6 +19,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "confine/confine.h"
+#include "core/cgroup.h"
 #include "core/core.h"
 #include "core/goals.h"
 #include "core/lease.h"
@@ -342,6 +343,8 @@ static int start(struct daemon *d, const struct options *o, struct err *e)
 	r = r ? r : store_lock(core, e);
 	r = r ? r : listener_new(core, &d->listener, e);
 	r = r ? r : seal(core, e);
+	if (r == 0) /* before there are children */
+		core->cgroups = cgroups_new(core);
 	r = r ? r : store_open(core, e);
 	if (r != 0)
 		return r;
@@ -375,6 +378,7 @@ static void stop(struct daemon *d, bool clean)
 	goals_free(core->goals);
 	place_free(core->place);
 	core->sessions = NULL;
+	cgroups_free(core->cgroups);
 	store_close(core, clean);
 	close_fdp(&core->lock_fd);
 	loop_remove(d->signal_watch);

@@ -26,7 +26,8 @@ LAYOUT(build_start_layout, struct build_start,
        U64(build_start, nested),
        U64(build_start, timeout_sec), U64(build_start, max_silent_sec),
        U64(build_start, max_log_bytes), U64(build_start, log_lines),
-       U64(build_start, compress_log), U64(build_start, keep_failed), U64(build_start, check));
+       U64(build_start, compress_log), U64(build_start, keep_failed), U64(build_start, check),
+       U64(build_start, cgroup), U64(build_start, max_procs));
 
 LAYOUT(build_ids_layout, struct build_ids,
        U64(build_ids, mode), U64(build_ids, count), U64(build_ids, host_base));
@@ -39,5 +40,5 @@ LOCAL_LAYOUT(made_layout, struct build_made,
 LAYOUT(build_end_layout, struct build_end,
        U64(build_end, status), STR(build_end, error), LIST(build_end, outputs, made_layout),
        STR(build_end, real_path), U64(build_end, cpu_user_usec), U64(build_end, cpu_system_usec),
-       U64(build_end, peak_rss_bytes), U64(build_end, log_size));
+       U64(build_end, peak_memory_bytes), U64(build_end, peak_procs), U64(build_end, log_size));
 LAYOUT(build_bye_layout, struct build_bye, U64(build_bye, clean), STR(build_bye, error));

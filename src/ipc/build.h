@@ -14,7 +14,8 @@ enum { BUILD_FD = 3, BUILD_MSG_MAX = 256 << 20 };
 
 enum build_msg {
 	BUILD_START = 1, /* core -> supervisor: struct build_start; fds: log file (write),
-			  * compressed log file (write) unless compress_log is 0 (then one fd) */
+			  * compressed log file (write) unless compress_log is 0, directory of
+			  * the build's cgroup unless cgroup is 0 */
 	BUILD_NEED_IDS,	 /* supervisor -> core: empty. It has unshared its namespace O and waits */
 	BUILD_IDS,	 /* core -> supervisor: struct build_ids; fds: lease (none for single) */
 	BUILD_RUNNING,	 /* supervisor -> core: struct build_running; fd: the builder's pidfd. It is
@@ -79,6 +80,9 @@ struct build_start {
 	uint64_t compress_log; /* 1: bzip2 into the second fd */
 	uint64_t keep_failed;
 	uint64_t check; /* --check: outputs are compared by the core, not registered */
+	/* What holds the build's processes together: */
+	uint64_t cgroup;    /* 1: the last fd is the directory of its cgroup */
+	uint64_t max_procs; /* processes, where no cgroup counts them; 0 = none */
 };
 
 struct build_ids {
@@ -109,7 +113,9 @@ struct build_end {
 	} outputs; /* complete when status is 0 */
 	/* A fixed output with a wrong hash is kept where its real hash belongs: */
 	char *real_path; /* base name, or "" */
-	uint64_t cpu_user_usec, cpu_system_usec, peak_rss_bytes;
+	uint64_t cpu_user_usec, cpu_system_usec;
+	/* Of the largest process where no cgroup counts; 0 is unknown. */
+	uint64_t peak_memory_bytes, peak_procs;
 	uint64_t log_size; /* final size of the plain log */
 };
 struct build_bye {

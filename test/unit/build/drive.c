@@ -54,7 +54,7 @@ int main(int argc, char **argv)
 			       p.exit_status, (unsigned long long)p.running.host_uid,
 			       (unsigned long long)p.end.cpu_user_usec,
 			       (unsigned long long)p.end.cpu_system_usec,
-			       (unsigned long long)p.end.peak_rss_bytes,
+			       (unsigned long long)p.end.peak_memory_bytes,
 			       (unsigned long long)p.end.log_size, p.zlog_len);
 			for (size_t k = 0; k < p.end.outputs.n; k++) {
 				printf("output %s size %llu ca %s refs", p.end.outputs.v[k].name,
