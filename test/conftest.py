@@ -57,6 +57,7 @@ class Daemon:
         self.procs = []
         self.wrap = []  # a command in front of the daemon's, as root: to start it somewhere special
         self.own_conf = ""  # more of airplant.conf
+        self.change = lambda argv: argv  # of the core's command line, by a test
         self.store, self.state = self.base / "store", self.base / "var/nix"
         self.log, self.etc = self.base / "var/log/nix", self.base / "etc"
         self.socket = self.base / "socket"
@@ -147,6 +148,7 @@ class Daemon:
                 "--inh-caps=-all", str(self.bin / "airplantd")]
         if self.mode == "subid":
             argv = self.with_grant(argv)
+        argv = self.change(argv)
         with open(self.daemon_log, "ab") as out:
             self.core = self.spawn("airplantd", [*self.wrap, *argv], stdout=out, env=env)
         wait_for(self.answers, self.daemon_log, self.core)

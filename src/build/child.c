@@ -23,6 +23,7 @@
 #include <sys/wait.h>
 
 #include "build/supervisor.h"
+#include "confine/confine.h"
 
 /* PIDFD_GET_MNT_NAMESPACE; newer than some headers. */
 enum { GET_MOUNT_NAMESPACE = _IO(0xFF, 3) };
@@ -312,7 +313,11 @@ int child_start(struct build *b, struct err *e)
 	close(pair[1]);
 	if (pid < 0) {
 		close(pair[0]);
-		return err_errno(e, -errno, "creating the builder's namespaces");
+		char why[512];
+		int r = -errno;
+
+		confine_explain_namespaces((int)args.flags, why, sizeof(why));
+		return err_errno(e, r, "a build cannot be isolated: %s", why);
 	}
 	b->status_fd = pair[0];
 	b->pid = (pid_t)pid;

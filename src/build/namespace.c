@@ -16,6 +16,7 @@
 #include <termios.h>
 
 #include "build/supervisor.h"
+#include "confine/confine.h"
 
 static int write_proc(const char *path, const char *text)
 {
@@ -77,6 +78,7 @@ void ns_warm(struct build *b)
 static int make_outer(struct build *b, struct err *e)
 {
 	int r = b->warm_error;
+	char why[512];
 
 	if (!b->warm) {
 		b->host_uid = geteuid();
@@ -84,11 +86,15 @@ static int make_outer(struct build *b, struct err *e)
 	}
 	if (r == 0 && unshare(b->warm ? CLONE_NEWNS : CLONE_NEWUSER | CLONE_NEWNS) < 0)
 		r = -errno;
-	return r == 0 ? 0
-		      : err_errno(e, r,
-				  "a build needs a user namespace and this machine refuses one "
-				  "(see /proc/sys/user/max_user_namespaces, or AppArmor's "
-				  "kernel.apparmor_restrict_unprivileged_userns)");
+	if (r == 0)
+		return 0;
+	/* One that started warm has its user namespace, unless that failed. */
+	confine_explain_namespaces(b->warm && b->warm_error == 0
+					   ? CLONE_NEWNS
+					   : CLONE_NEWNS | CLONE_NEWUSER | CLONE_NEWNET |
+						     CLONE_NEWIPC | CLONE_NEWUTS,
+				   why, sizeof(why));
+	return err_errno(e, r, "a build cannot be isolated: %s", why);
 }
 
 int ns_outer(struct build *b, struct err *e)

@@ -5,6 +5,7 @@
 
 #include <linux/filter.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "base/err.h"
 
@@ -26,6 +27,10 @@ enum confine_profile {
  * at itself afterwards (/proc is not needed: prctl, capget). 0, or a negative errno with a sentence
  * naming what is missing. Single-threaded callers only. */
 int confine_seal(enum confine_profile profile, struct err *e);
+
+/* After unshare(flags) or clone(flags) failed: "this machine refuses network namespaces (the limit
+ * … is 0 or reached; raise it)". Tries the kinds one by one: only for a process that is about to give up. */
+void confine_explain_namespaces(int flags, char *ret, size_t size);
 
 /* The filters for builders (feature row D16, security.md 3.3): the table is builder.c. */
 enum confine_builder {

@@ -25,6 +25,7 @@
 #include <sys/wait.h>
 
 #include "base/fd.h"
+#include "confine/confine.h"
 #include "core/core.h"
 #include "core/jail_session.h"
 #include "core/process.h"
@@ -74,6 +75,19 @@ static void write_proc(const struct helper *h, const char *name, const char *tex
 		fail(h, "writing %s", path);
 }
 
+static void unshare_or_fail(const struct helper *h, int flags)
+{
+	char why[400];
+	int saved;
+
+	if (unshare(flags) == 0)
+		return;
+	saved = errno;
+	confine_explain_namespaces(flags, why, sizeof(why));
+	errno = saved;
+	fail(h, "sessions cannot be isolated: %s", why);
+}
+
 static void enter_namespaces(const struct helper *h)
 {
 	char map[64];
@@ -81,18 +95,14 @@ static void enter_namespaces(const struct helper *h)
 	/* The core is not dumpable, which makes /proc/self root's. */
 	if (prctl(PR_SET_DUMPABLE, 1) < 0)
 		fail(h, "becoming dumpable");
-	if (unshare(CLONE_NEWUSER) < 0)
-		fail(h, "the kernel refuses a user namespace, which sessions need (see "
-			"user.max_user_namespaces, kernel.unprivileged_userns_clone and "
-			"kernel.apparmor_restrict_unprivileged_userns)");
+	unshare_or_fail(h, CLONE_NEWUSER);
 	write_proc(h, "setgroups", "deny");
 	/* Nobody is root in there: SQLite for one behaves differently when it is. */
 	snprintf(map, sizeof(map), "1000 %u 1\n", (unsigned int)h->core->uid);
 	write_proc(h, "uid_map", map);
 	snprintf(map, sizeof(map), "100 %u 1\n", (unsigned int)h->core->gid);
 	write_proc(h, "gid_map", map);
-	if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
-		fail(h, "the kernel refuses mount, network, ipc and uts namespaces");
+	unshare_or_fail(h, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS);
 	if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		fail(h, "making mounts private");
 }
