@@ -143,6 +143,8 @@ int main(int argc, char **argv)
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)fcntl(BUILD_FD, F_SETFD, FD_CLOEXEC);
 	umask(077);
+	if (argc == 3 && !strcmp(argv[1], BUILD_CLEAN))
+		return clean_main(argv[2]);
 	if (argc > 1 && !strcmp(argv[1], BUILD_WARM))
 		ns_warm(&b);
 	r = receive_start(&b);

@@ -25,18 +25,18 @@ static int write_proc(const char *path, const char *text)
 	return fd < 0 ? -errno : write_full(fd, text, strlen(text));
 }
 
-static int map_single(struct build *b, struct err *e)
+int ns_map_own(uid_t uid, gid_t gid, struct err *e)
 {
 	char text[64];
 	int r;
 
 	r = write_proc("/proc/self/setgroups", "deny");
 	if (r == 0) {
-		snprintf(text, sizeof(text), "0 %u 1", (unsigned int)b->host_uid);
+		snprintf(text, sizeof(text), "0 %u 1", (unsigned int)uid);
 		r = write_proc("/proc/self/uid_map", text);
 	}
 	if (r == 0) {
-		snprintf(text, sizeof(text), "0 %u 1", (unsigned int)b->host_gid);
+		snprintf(text, sizeof(text), "0 %u 1", (unsigned int)gid);
 		r = write_proc("/proc/self/gid_map", text);
 	}
 	if (r < 0)
@@ -114,7 +114,7 @@ int ns_outer(struct build *b, struct err *e)
 		return err_set(e, -EINVAL, "this build was given %llu ids, but it can use one only",
 			       (unsigned long long)b->ids.count);
 	if (b->ids.mode == IDS_SINGLE) {
-		r = map_single(b, e);
+		r = ns_map_own(b->host_uid, b->host_gid, e);
 		if (r < 0)
 			return r;
 		b->owner_uid = 0;
@@ -183,10 +183,8 @@ int ns_terminal(struct build *b, struct err *e)
 	return 0;
 }
 
-int ns_retreat(struct build *b, struct err *e)
+int ns_retreat_to(const char *dir, int *top, struct err *e)
 {
-	const char *dir = b->s.scratch;
-
 	if (mount(dir, dir, NULL, MS_BIND, NULL) < 0)
 		return err_errno(e, -errno, "unable to bind mount '%s'", dir);
 	if (chdir(dir) < 0)
@@ -199,7 +197,12 @@ int ns_retreat(struct build *b, struct err *e)
 		return err_errno(e, -errno, "changing into '/'");
 	/* From here on all work is done through the new mount: rename between the old one and this
 	 * would be EXDEV. */
-	close(b->top);
-	b->top = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return b->top < 0 ? err_errno(e, -errno, "opening '/'") : 0;
+	close_fdp(top);
+	*top = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return *top < 0 ? err_errno(e, -errno, "opening '/'") : 0;
+}
+
+int ns_retreat(struct build *b, struct err *e)
+{
+	return ns_retreat_to(b->s.scratch, &b->top, e);
 }

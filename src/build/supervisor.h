@@ -67,6 +67,8 @@ int ns_terminal(struct build *b, struct err *e);
 /* Makes the scratch the supervisor's root directory; nothing else is left in its mount namespace.
  */
 int ns_retreat(struct build *b, struct err *e);
+/* The same for any directory; `top` becomes an fd of it. */
+int ns_retreat_to(const char *dir, int *top, struct err *e);
 
 /* child.c */
 int child_start(struct build *b, struct err *e);
@@ -119,6 +121,12 @@ int cgroup_empty(struct build *b);
 int outputs_collect(struct build *b, struct build_end *end);
 /* keep.c: gives what the builder left in its build directory to the daemon's id. */
 int keep_build_dir(struct build *b);
+
+/* Maps this process's own id, as the host has it, as 0 of its new namespace. */
+int ns_map_own(uid_t uid, gid_t gid, struct err *e);
+
+/* clean.c: the whole of "airplant-build clean". Returns the exit status. */
+int clean_main(const char *dir);
 
 /* builtins.c: runs in the builder's place, writes to stderr, returns its exit status. */
 int builtin_run(struct build *b);

@@ -18,6 +18,7 @@ enum confine_profile {
 	CONFINE_ROOTS_OWN,  /* the same without a capability */
 	CONFINE_CORE_SUBID, /* as CORE where newuidmap is used: it is set-user-ID, so no_new_privs
 			     * and with it the filter must be done without */
+	CONFINE_CLEANER, /* deletes in the one directory it still has; cannot make a file */
 };
 
 /* Seals the calling process for good: not dumpable (except where `keep_dumpable`), no_new_privs,

@@ -98,6 +98,18 @@ static const struct call plain_modes[] = {
 	PLAIN("fchmodat", 2), PLAIN("fchmodat2", 2), END,
 };
 
+/* Deleting a tree, and saying so. No call that makes a file or changes one. */
+static const struct call delete_trees[] = {
+	CALL("getdents64"), CALL("newfstatat"), CALL("statx"), CALL("fstat"), CALL("unlinkat"),
+	CALL("renameat2"), CALL("lseek"), CALL("close"), CALL("write"), CALL("writev"),
+	LACKS("openat", 2, O_CREAT | (O_TMPFILE & ~O_DIRECTORY) | O_WRONLY | O_RDWR),
+	IS("fcntl", 1, F_GETFL), IS("fcntl", 1, F_SETFD), IS("sendmsg", 0, 3),
+	END,
+};
+
+/* rm_tree.c tries them where a directory forbids something to its owner; a capability does that. */
+static const struct call change_modes[] = { CALL("chmod"), CALL("fchmodat"), CALL("fchmodat2"), END };
+
 /* What libraries ask about the machine; a limit may be read, not set. */
 static const struct call machine[] = {
 	CALL("uname"), CALL("sysinfo"), CALL("sched_getaffinity"), CALL("getrusage"),
@@ -265,5 +277,18 @@ const struct profile confine_profiles[N_PROFILES] = {
 		.process = "airplantd",
 		.privileged_children = true,
 		.otherwise = ANSWER_ALLOW,
+	},
+	/* Reads names that a build left behind, and deletes them. */
+	[CONFINE_CLEANER] = {
+		.process = "airplant-build clean",
+		.caps = CAP(FOWNER) | CAP(DAC_OVERRIDE),
+		.otherwise = ANSWER_KILL,
+		.rules = {
+			{ ANSWER_ALLOW, own_memory },
+			{ ANSWER_ALLOW, look_at_self },
+			{ ANSWER_ALLOW, delete_trees },
+			{ EPERM, change_modes },
+			{ ENOTTY, terminals },
+		},
 	},
 };

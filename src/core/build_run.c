@@ -1,6 +1,5 @@
 /* See build_run.h. A supervisor that says something it must not say is killed; its scratch is then
- * left where it is, named in the log, because its files may belong to ids that only a supervisor
- * could delete. */
+ * the business of clean.c, because its files may belong to ids that the daemon has not got. */
 #include "core/build_run_int.h"
 
 #include <errno.h>
@@ -19,6 +18,7 @@
 #include "base/log.h"
 #include "core/build_keep.h"
 #include "core/build_stage.h"
+#include "core/clean.h"
 #include "core/core.h"
 #include "core/lease.h"
 #include "core/loop.h"
@@ -39,6 +39,18 @@ enum {
 static void run_step_ids(struct build_run *run);
 static void run_settle(struct build_run *run);
 
+/* A slot is free again. */
+static void on_slot_returned(void *ctx)
+{
+	struct runs *r = ctx;
+
+	for (struct build_run *i = r->first, *next; i; i = next) {
+		next = i->next;
+		if (i->wants_ids)
+			run_step_ids(i);
+	}
+}
+
 struct runs *runs_new(struct core *core)
 {
 	struct runs *r = calloc(1, sizeof(*r));
@@ -55,6 +67,13 @@ struct runs *runs_new(struct core *core)
 		log_warn("the setting 'sandbox' is not true and ids are single: builds without a "
 			 "sandbox run as the daemon's own user and can change its store");
 	}
+	if (r->lease) {
+		r->clean = clean_new(core, r->lease, on_slot_returned, r);
+		if (!r->clean) {
+			runs_free(r);
+			return NULL;
+		}
+	}
 	return r;
 }
 
@@ -66,6 +85,7 @@ void run_free(struct build_run *run)
 	loop_remove(run->chan_watch);
 	loop_remove(run->pid_watch);
 	loop_remove(run->builder_watch);
+	loop_remove(run->hangup_watch);
 	loop_timer_cancel(run->kill_timer);
 	loop_timer_cancel(run->retry_timer);
 	loop_timer_cancel(run->settle_timer);
@@ -93,6 +113,7 @@ void runs_free(struct runs *r)
 		run_free(r->first);
 	}
 	spare_drop(r);
+	clean_free(r->clean);
 	lease_free(r->lease);
 	err_done(&r->lease_error);
 	free(r);
@@ -175,6 +196,62 @@ static bool end_cgroup(struct build_run *run)
 	return true;
 }
 
+static void on_hangup(void *ctx, uint32_t events)
+{
+	struct build_run *run = ctx;
+
+	(void)events;
+	loop_remove(run->hangup_watch);
+	run->hangup_watch = NULL;
+	run_settle(run);
+}
+
+/* A child that the supervisor had not told us of when it died ends by itself. While it may make
+ * files it holds the channel, afterwards the lease, so that two things wait for it. */
+static bool child_is_past_files(struct build_run *run)
+{
+	struct pollfd p = { .fd = run->chan };
+
+	if (poll(&p, 1, 0) > 0 && (p.revents & POLLHUP))
+		return true;
+	loop_remove(run->chan_watch); /* whatever it says is too late */
+	run->chan_watch = NULL;
+	if (!run->hangup_watch &&
+	    loop_add(run->runs->core->loop, run->chan, 0, on_hangup, run, &run->hangup_watch) < 0) {
+		run->hangup_watch = NULL;
+		log_error("a child of the supervisor of '%s' cannot be watched: its ids stay taken",
+			  run->drv_base);
+	}
+	return false;
+}
+
+/* Its processes are gone: now its files, and then its slot is free (clean.c). */
+static void run_clean_up(struct build_run *run)
+{
+	struct runs *runs = run->runs;
+	_cleanup_free_ char *scratch = TAKE_PTR(run->scratch);
+	int lease_fd = TAKE_FD(run->lease_fd);
+	bool clean = run->clean, foreign = run->has_foreign_ids, alive = run->cgroup_left;
+	/* Else its spool is gone; in the new one the name may be another build's. */
+	bool same_spool = run->generation == runs->core->generation;
+
+	run_free(run);
+	if (!same_spool)
+		free(TAKE_PTR(scratch));
+	if (alive) {
+		clean_slot_alive(runs->clean, lease_fd, scratch);
+	} else if (!foreign) {
+		if (scratch)
+			spool_drop(runs->core->spool, scratch);
+		clean_slot_done(runs->clean, lease_fd);
+	} else if (clean && (!scratch || spool_remove_empty(runs->core->spool, scratch))) {
+		/* It said so, and the kernel does. */
+		clean_slot_done(runs->clean, lease_fd);
+	} else {
+		clean_slot(runs->clean, lease_fd, scratch);
+	}
+}
+
 /* When the process is gone nothing else can come. */
 static void run_settle(struct build_run *run)
 {
@@ -188,27 +265,9 @@ static void run_settle(struct build_run *run)
 			      runs->core->store_dir, run->drv_base);
 		tell_end(run, MISC_FAILURE, err_msg(&run->error));
 	}
-	if (!end_builder(run) || !end_cgroup(run))
+	if (!end_builder(run) || !end_cgroup(run) || !child_is_past_files(run))
 		return; /* again when it is gone */
-	if (run->clean && !run->cgroup_left &&
-	    lease_return(runs->lease, run->lease_fd, &run->error) < 0)
-		log_error("%s",
-			  err_msg(&run->error)); /* its slot is cleaned before it is used again */
-	if (run->generation != runs->core->generation)
-		; /* its spool is gone; in the new one the name may be another build's */
-	else if (run->clean || !run->has_foreign_ids)
-		spool_drop(runs->core->spool, run->scratch);
-	else
-		log_error("the build of '%s' left files in '%s' that only its ids may delete; they "
-			  "stay there",
-			  run->drv_base, run->scratch);
-	run_free(run);
-	/* Its ids are free again. */
-	for (struct build_run *i = runs->first, *next; i; i = next) {
-		next = i->next;
-		if (i->wants_ids)
-			run_step_ids(i);
-	}
+	run_clean_up(run);
 }
 
 void run_kill(struct build_run *run)

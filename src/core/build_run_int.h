@@ -8,6 +8,7 @@
 #include "core/cgroup.h"
 
 struct core;
+struct clean;
 struct lease;
 struct loop_fd;
 struct loop_timer;
@@ -21,6 +22,7 @@ struct supervisor {
 struct runs {
 	struct core *core;
 	struct lease *lease;
+	struct clean *clean; /* NULL as lease is */
 	struct err lease_error;
 	struct build_run *first;
 	uint64_t n_processors;
@@ -49,7 +51,7 @@ struct build_run {
 	 * the supervisor, the builder is ended, and its ids are not free before it is gone. */
 	int builder, lease_fd;
 	uint64_t generation; /* of the core's store, to which the scratch belongs */
-	struct loop_fd *chan_watch, *pid_watch, *builder_watch;
+	struct loop_fd *chan_watch, *pid_watch, *builder_watch, *hangup_watch;
 	struct loop_timer *kill_timer, *retry_timer, *settle_timer;
 	unsigned int settle_tries;
 	bool wants_ids, noted_wait, ids_given, has_foreign_ids;

@@ -14,6 +14,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/strv.h"
 #include "core/core.h"
 #include "core/trash.h"
 
@@ -26,7 +27,9 @@ struct spool {
 	char *kept[KEPT_MAX]; /* names */
 	size_t n_kept;
 	char *dir;
-	int fd;
+	int fd, lost_fd;
+	char *lost_dir;
+	struct strv leftovers; /* builds of an earlier life that could not be moved to `lost` yet */
 	uint64_t next; /* number of the next directory; names are never used twice in one life */
 };
 
@@ -46,6 +49,30 @@ static int same_mount(const char *a, const char *b)
 	       x.stx_dev_minor == y.stx_dev_minor;
 }
 
+/* Into `lost`, under a name that is not taken. */
+static int lose(struct spool *s, const char *name)
+{
+	char fresh[32];
+	int r;
+
+	do {
+		snprintf(fresh, sizeof(fresh), "%llu", (unsigned long long)s->next++);
+		r = renameat2(s->fd, name, s->lost_fd, fresh, RENAME_NOREPLACE) < 0 ? -errno : 0;
+	} while (r == -EEXIST);
+	return r == -ENOENT ? 0 : r;
+}
+
+int spool_lose_leftovers(struct spool *s)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < s->leftovers.n; i++)
+		r = lose(s, s->leftovers.v[i]);
+	if (r == 0)
+		strv_done(&s->leftovers);
+	return r;
+}
+
 static int drop_leftovers(struct spool *s)
 {
 	_cleanup_close_ int fd = openat(s->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -60,14 +87,20 @@ static int drop_leftovers(struct spool *s)
 	 * is in nobody's way, and the next start tries again. */
 	while ((de = readdir(d))) {
 		if (!strcmp(de->d_name, ".") || !strcmp(de->d_name, "..") ||
-		    !strcmp(de->d_name, "trash"))
+		    !strcmp(de->d_name, "trash") || !strcmp(de->d_name, "lost"))
 			continue;
+		if (de->d_name[0] == 'b') { /* clean.c sees to them */
+			r = strv_add(&s->leftovers, de->d_name);
+			if (r < 0)
+				break;
+			continue;
+		}
 		r = trash_put_uncounted(s->core, s->fd, de->d_name);
 		if (r < 0)
 			log_warn("clearing '%s/%s': %s", s->dir, de->d_name, strerror(-r));
 	}
 	closedir(d);
-	return 0;
+	return r == -ENOMEM ? r : 0;
 }
 
 static char *choose_dir(struct core *core, struct err *e)
@@ -108,6 +141,18 @@ static int open_private(const char *dir, int *ret, struct err *e)
 	return 0;
 }
 
+static int open_lost(struct spool *s, struct err *e)
+{
+	if (asprintf(&s->lost_dir, "%s/lost", s->dir) < 0) {
+		s->lost_dir = NULL;
+		return err_set(e, -ENOMEM, "out of memory");
+	}
+	if (mkdirat(s->fd, "lost", 0700) < 0 && errno != EEXIST)
+		return err_errno(e, -errno, "creating '%s'", s->lost_dir);
+	s->lost_fd = openat(s->fd, "lost", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return s->lost_fd < 0 ? err_errno(e, -errno, "opening '%s'", s->lost_dir) : 0;
+}
+
 int spool_open(struct core *core, struct spool **ret, struct err *e)
 {
 	struct spool *s = calloc(1, sizeof(*s));
@@ -116,12 +161,15 @@ int spool_open(struct core *core, struct spool **ret, struct err *e)
 	if (!s)
 		return err_set(e, -ENOMEM, "out of memory");
 	s->core = core;
-	s->fd = -1;
+	s->fd = s->lost_fd = -1;
 	s->dir = choose_dir(core, e);
 	r = s->dir ? open_private(s->dir, &s->fd, e) : -EIO;
 	if (r < 0)
 		goto fail;
 	r = trash_open(core, s->fd, s->dir, &core->trash, e);
+	if (r < 0)
+		goto fail;
+	r = open_lost(s, e);
 	if (r < 0)
 		goto fail;
 	r = drop_leftovers(s);
@@ -144,6 +192,9 @@ void spool_close(struct spool *s)
 	while (s->n_kept > 0)
 		free(s->kept[--s->n_kept]);
 	close_fdp(&s->fd);
+	close_fdp(&s->lost_fd);
+	strv_done(&s->leftovers);
+	free(s->lost_dir);
 	free(s->dir);
 	free(s);
 }
@@ -227,13 +278,42 @@ int spool_make(struct spool *s, char kind, char **ret_path, int *ret_fd)
 	return 0;
 }
 
-void spool_drop(struct spool *s, const char *path)
+/* NULL: of an earlier store, whose spool is gone with it. */
+static const char *name_of(const struct spool *s, const char *path)
 {
 	size_t len = strlen(s->dir);
 	const char *name = path + len + 1;
 
 	if (strncmp(path, s->dir, len) || path[len] != '/' || !*name || strchr(name, '/'))
-		return; /* of an earlier store: that spool is gone with it */
+		return NULL;
+	return name;
+}
+
+const char *spool_lost_dir(const struct spool *s)
+{
+	return s->lost_dir;
+}
+
+int spool_lose(struct spool *s, const char *path)
+{
+	const char *name = name_of(s, path);
+
+	return name ? lose(s, name) : 0;
+}
+
+bool spool_remove_empty(struct spool *s, const char *path)
+{
+	const char *name = name_of(s, path);
+
+	return !name || unlinkat(s->fd, name, AT_REMOVEDIR) == 0 || errno == ENOENT;
+}
+
+void spool_drop(struct spool *s, const char *path)
+{
+	const char *name = name_of(s, path);
+
+	if (!name)
+		return;
 	if (keep(s, name))
 		return;
 	if (unlinkat(s->fd, name, AT_REMOVEDIR) == 0)

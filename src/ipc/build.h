@@ -11,6 +11,9 @@ enum { BUILD_FD = 3, BUILD_MSG_MAX = 256 << 20 };
 /* argv[1] of a supervisor that makes its namespaces at once, for a build it does not know yet: one
  * with a sandbox and without a network. It sends BUILD_NEED_IDS before it gets BUILD_START. */
 #define BUILD_WARM "warm"
+/* argv[1] of one that only deletes (clean.c); argv[2] is the directory. It sends BUILD_NEED_IDS,
+ * gets the ids of a whole slot and its lease with BUILD_IDS, and ends with BUILD_BYE. */
+#define BUILD_CLEAN "clean"
 
 enum build_msg {
 	BUILD_START = 1, /* core -> supervisor: struct build_start; fds: log file (write),

@@ -1,7 +1,7 @@
 """Every process is killed at random moments while clients add and build.
 
 After each round the daemon starts again, the stock implementation finds nothing wrong with the store,
-no builder has survived, nothing is left in the spool, and every slot is free.
+no builder has survived, no file of a build id is left anywhere, and every slot is free: neither leased nor quarantined.
 """
 import fcntl
 import os
@@ -103,9 +103,13 @@ def kill(daemon, victim, r):
         daemon.broker.kill()
         daemon.broker.wait()
         daemon.start_broker()
-    elif victim == "airplantd":
+    elif victim in ("airplantd", "core and supervisors"):
         os.kill(daemon.core.pid, signal.SIGSTOP)
+        for pid in named(daemon, "airplant-build") if victim != "airplantd" else ():
+            os.kill(pid, signal.SIGSTOP)  # so that none cleans up after itself
         below = {pid: start_of(pid) for pid in daemon.children() if pid not in (daemon.core.pid, daemon.broker.pid)}
+        for pid in named(daemon, "airplant-build") if victim != "airplantd" else ():
+            os.kill(pid, signal.SIGKILL)
         daemon.core.kill()
         daemon.core.wait()
         wait_for(lambda: not [p for p, t in below.items() if t and start_of(p) == t], daemon.daemon_log, seconds=10)
@@ -137,13 +141,16 @@ def assert_clean(daemon, done):
     spool = daemon.state / "airplant/spool"
 
     def left():
-        """What only a leased id may delete stays in the trash when its supervisor was killed, out of everybody's reach."""
-        paths = [os.path.join(d, f) for d, _, files in os.walk(spool) for f in files]
-        return [p for p in paths if not leased(p)] + [d for d in os.listdir(spool) if d.startswith("b-")]
+        """Every file that is nobody's any more goes, whoever it belongs to; and so do the directories of builds."""
+        paths = [os.path.join(d, f) for d, dirs, files in os.walk(spool) for f in files + dirs]
+        return [p for p in paths if p.startswith(f"{spool}/b-") or os.path.dirname(p) != str(spool)]
+
     try:
-        wait_for(lambda: not left(), daemon.daemon_log, seconds=10)
+        wait_for(lambda: not left() and not quarantined(daemon), daemon.daemon_log, seconds=20)
     except AssertionError:
-        raise AssertionError(f"left in the spool: {left()[:10]}\n{daemon.tail()}") from None
+        raise AssertionError(f"left in the spool: {left()[:10]}; quarantined: {quarantined(daemon)}\n{daemon.tail()}") from None
+    assert not (found := leased_anywhere(daemon)), found[:10]
+    assert not (alive := leased_processes(daemon)), alive
     for lock in (daemon.base / "ids").iterdir():
         with open(lock) as f:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free
@@ -155,14 +162,50 @@ def assert_clean(daemon, done):
     assert open(again).read() == "after\n"
 
 
-def leased(path):
-    try:
-        return START_ID <= os.lstat(path).st_uid < START_ID + 8388608
-    except FileNotFoundError:
-        return True
+def is_leased(uid):
+    return START_ID <= uid < START_ID + 8388608
 
 
-VICTIMS = ("airplantd", "airplant-sessio", "airplant-build", "builder", "airplant-ids")
+def leased_anywhere(daemon):
+    found = []
+    for top in (daemon.base, daemon.store, daemon.state):
+        for d, dirs, files in os.walk(top):
+            for f in dirs + files:
+                try:
+                    if is_leased(os.lstat(os.path.join(d, f)).st_uid):
+                        found.append(os.path.join(d, f))
+                except FileNotFoundError:
+                    pass
+    return found
+
+
+def leased_processes(daemon):
+    """Those that see this daemon's directories mounted: others may run on the machine."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if is_leased(os.stat(f"/proc/{pid}").st_uid) and daemon.base.name in open(f"/proc/{pid}/mountinfo").read():
+                found.append(pid)
+        except OSError:
+            pass
+    return found
+
+
+def quarantined(daemon):
+    """Slots whose mark is set although nobody holds their lease."""
+    found = []
+    for slot in (daemon.base / "ids").iterdir():
+        with open(slot, "rb") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if f.read(1) not in (b"", b"-"):
+                found.append(slot.name)
+    return found
+
+
+VICTIMS = ("airplantd", "core and supervisors", "airplant-sessio", "airplant-build", "builder", "airplant-ids")
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("AIRPLANT_CRASH_ROUNDS", "3"))))
@@ -171,7 +214,7 @@ def test_random_kills(make_daemon, seed):
     daemon = make_daemon("broker", "max-jobs = 4\n")
     load = Load(daemon, seed)
     try:
-        for victim in r.sample(VICTIMS * 2, 10):
+        for victim in r.sample(VICTIMS * 2, 12):
             time.sleep(r.random() * 0.2)
             kill(daemon, victim, r)
             assert daemon.core.poll() is None, daemon.tail()

@@ -86,17 +86,27 @@ static void sealed_trees_can_be_thrown_away(void **state)
 
 static void a_restart_sweeps(void **state)
 {
-	_cleanup_free_ char *a = NULL;
+	_cleanup_free_ char *a = NULL, *b = NULL, *c = NULL;
 	struct err e = {};
 	int fd;
 
 	(void)state;
-	assert_int_equal(spool_make(s.core.spool, 'b', &a, &fd), 0);
+	assert_int_equal(spool_make(s.core.spool, 's', &a, &fd), 0);
+	scratch_write(fd, "half", "x");
+	close(fd);
+	assert_int_equal(spool_make(s.core.spool, 'b', &b, &fd), 0);
 	scratch_write(fd, "half", "x");
 	close(fd);
 	spool_close(s.core.spool);
 	assert_int_equal(spool_open(&s.core, &s.core.spool, &e), 0);
 	assert_int_equal(access(a, F_OK), -1);
+	assert_int_equal(access(b, F_OK),
+			 0); /* it may have files of build ids: not for the trash */
+	assert_int_equal(spool_lose_leftovers(s.core.spool), 0);
+	assert_int_equal(access(b, F_OK), -1);
+	assert_int_equal(access(spool_lost_dir(s.core.spool), F_OK), 0);
+	assert_true(asprintf(&c, "%s/0/half", spool_lost_dir(s.core.spool)) > 0);
+	assert_int_equal(access(c, F_OK), 0);
 }
 
 int main(void)
