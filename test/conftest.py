@@ -58,6 +58,7 @@ class Daemon:
         self.wrap = []  # a command in front of the daemon's, as root: to start it somewhere special
         self.own_conf = ""  # more of airplant.conf
         self.change = lambda argv: argv  # of the core's command line, by a test
+        self.roots_setting = "own"
         self.store, self.state = self.base / "store", self.base / "var/nix"
         self.log, self.etc = self.base / "var/log/nix", self.base / "etc"
         self.socket = self.base / "socket"
@@ -82,7 +83,8 @@ class Daemon:
             "sandbox = true\nsandbox-paths = /bin/sh=/bin/busybox\nsubstituters =\n"
             "experimental-features = nix-command flakes\nmax-jobs = 2\n" + extra)
         (self.etc / "airplant.conf").write_text(f"ids = {self.mode}\nids-socket = {self.base}/ids.socket\n"
-                                                + self.own_conf)
+            # No tracer for all users unless the test starts one: the roots of the daemon's own user are enough.
+            f"roots = {self.roots_setting}\nroots-socket = {self.base}/roots/socket\n" + self.own_conf)
 
     def env(self, user="root"):
         return {"NIX_STORE_DIR": str(self.store), "NIX_STATE_DIR": str(self.state),

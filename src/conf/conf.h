@@ -12,6 +12,7 @@
 #include "base/strv.h"
 
 enum sandbox_mode { SANDBOX_FALSE, SANDBOX_TRUE, SANDBOX_RELAXED };
+enum roots_setting { ROOTS_USE_AUTO, ROOTS_USE_TRACER, ROOTS_USE_OWN };
 enum ids_setting { IDS_AUTO, IDS_USE_BROKER, IDS_USE_SUBID, IDS_USE_SINGLE };
 
 struct settings {
@@ -28,6 +29,8 @@ struct settings {
 	bool keep_failed, keep_going, fallback, substitute;
 	bool keep_build_log, compress_build_log;
 	bool keep_derivations, keep_outputs, keep_env_derivations;
+	uint64_t min_free, max_free, min_free_check_interval; /* bytes, bytes, seconds */
+	uint64_t gc_reserved_space;			      /* bytes */
 	bool require_sigs;
 	struct strv trusted_public_keys, secret_key_files;
 	struct strv substituters, trusted_substituters;
@@ -40,6 +43,8 @@ struct settings {
 	uint64_t ids;	       /* enum ids_setting: auto, broker, subid, single */
 	char *ids_socket;      /* the broker's socket */
 	bool nested_sandboxes; /* builders may make namespaces of their own */
+	uint64_t roots;	       /* enum roots_setting: auto, tracer, own */
+	char *roots_socket;    /* the tracer's socket */
 	uint64_t durable;      /* 0 background (default), 1 strict */
 	/* Of each build, in its cgroup; UINT64_MAX is none. Processes, bytes, and 1 to 10000
 	 * where 0 is the kernel's default. */

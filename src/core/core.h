@@ -19,6 +19,8 @@ struct durable;
 struct jail;
 struct keyring;
 struct cgroups;
+struct gc;
+struct roots_finder;
 
 /* Which directories the open store is: compared at each accept (store_open.c). */
 struct store_identity {
@@ -41,9 +43,11 @@ struct core {
 	/* The store that is open now. `generation` rises when the directories under the daemon were
 	 * deleted and made anew (store_open.c); what was learnt from an older one is void. */
 	uint64_t generation;
-	int lock_fd;   /* held: nobody else serves this state directory */
-	int store_fd;  /* O_PATH-free directory fd of store_dir */
-	struct db *db; /* the writer */
+	int lock_fd;	    /* held: nobody else serves this state directory */
+	bool owns_store;    /* store_dir itself is the daemon's */
+	bool served_others; /* see tracer_note_client */
+	int store_fd;	    /* O_PATH-free directory fd of store_dir */
+	struct db *db;	    /* the writer */
 	struct spool *spool;
 	struct trash *trash; /* opened and closed with the spool */
 	struct place *place;
@@ -51,6 +55,8 @@ struct core {
 	struct sessions *sessions;
 	struct durable *durable;
 	struct jail *jail;
+	struct gc *gc;
+	struct roots_finder *finder; /* roots.c */
 	struct keyring *keyring;
 	struct cgroups *cgroups; /* NULL: builds have none of their own */
 	struct store_identity identity;

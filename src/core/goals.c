@@ -288,6 +288,7 @@ static void request_begin(struct request *r)
 	for (size_t i = 0; i < r->targets.n && !r->dead; i++) {
 		struct target *t = order ? order[i] : &r->targets.v[i];
 
+		pin_target(r->goals, t);
 		if (t->is_drv)
 			begin_drv(r, t);
 		else

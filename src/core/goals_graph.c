@@ -483,6 +483,8 @@ static void goal_open(struct goal *g)
 	_cleanup_err_ struct err e = {};
 	int r = goal_load(g, &e);
 
+	if (r == 0)
+		pin_goal(g);
 	if (r == 0 && settled_by_outputs(g))
 		return;
 	if (r == 0)

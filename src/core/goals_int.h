@@ -148,6 +148,10 @@ struct goals {
 void goals_kick(struct goals *g); /* something changed: goals_work at the end of this loop round */
 void target_done(struct request *r, struct target *t, uint64_t status, const char *error);
 
+/* goals_pins.c: to a collection that runs */
+void pin_target(struct goals *g, const struct target *t);
+void pin_goal(struct goal *g);
+
 /* goals_graph.c */
 struct goal *goal_get(struct goals *g, const struct store_path *drv, bool check); /* NULL: ENOMEM */
 /* `t` may be NULL. The request now waits for the goal and all it needs. 0 or -ENOMEM. */

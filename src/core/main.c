@@ -21,12 +21,14 @@
 #include "confine/confine.h"
 #include "core/cgroup.h"
 #include "core/core.h"
+#include "core/gc.h"
 #include "core/goals.h"
 #include "core/lease.h"
 #include "core/listen.h"
 #include "core/notify.h"
 #include "core/place.h"
 #include "core/relay.h"
+#include "core/roots.h"
 #include "core/sessions.h"
 #include "core/sigcheck.h"
 #include "core/store_open.h"
@@ -337,7 +339,8 @@ static int start(struct daemon *d, const struct options *o, struct err *e)
 	core->loop = loop_new();
 	core->place = place_new(core);
 	core->sessions = sessions_new(core);
-	if (!core->loop || !core->place || !core->sessions)
+	core->gc = gc_new(core);
+	if (!core->loop || !core->place || !core->sessions || !core->gc)
 		return err_set(e, -ENOMEM, "out of memory");
 	r = watch_signals(d, e);
 	r = r ? r : store_lock(core, e);
@@ -375,6 +378,8 @@ static void stop(struct daemon *d, bool clean)
 	sessions_free(core->sessions);
 	if (core->place && core->db)
 		place_flush(core->place);
+	gc_free(TAKE_PTR(core->gc));
+	roots_free(core->finder);
 	goals_free(core->goals);
 	place_free(core->place);
 	core->sessions = NULL;

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "core/core.h"
 #include "core/durable.h"
+#include "core/gc.h"
 #include "core/place_batch.h"
 #include "core/trash.h"
 #include "nar/tree.h"
@@ -314,6 +315,19 @@ static void commit(struct place *p, struct batch *list)
 		err_errno(&b->err, r < 0 ? r : -EIO, "%s in the store database", step);
 }
 
+/* A collection that runs does not know them: neither what is new nor that it needs its references.
+ */
+static void pin_registered(struct core *core, const struct batch *b)
+{
+	if (b->err.code != 0 || !gc_is_running(core))
+		return;
+	for (size_t i = 0; i < b->n_regs; i++) {
+		gc_pin(core, b->regs[i].info.path.base);
+		for (size_t k = 0; k < b->regs[i].info.refs.n; k++)
+			gc_pin(core, b->regs[i].info.refs.v[k]);
+	}
+}
+
 void place_flush(struct place *p)
 {
 	struct batch *list = p->head, *b;
@@ -331,6 +345,7 @@ void place_flush(struct place *p)
 	}
 	p->txn = false;
 	for (b = list; b; b = b->next) {
+		pin_registered(p->core, b);
 		unpend(p, b);
 		if (b->err.code != 0)
 			take_back(p, b);

@@ -1,10 +1,8 @@
 /* Garbage collector roots. See roots.h. Linked by airplantd.
  *
- * The directories below the state directory are walked by directory fds without following links;
- * where a link points is read with readlink alone, never opened. */
+ * Who holds what outside of this daemon, the tracer finds out (tracer.h). */
 #include "core/roots.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -14,30 +12,52 @@
 
 #include "base/fd.h"
 #include "core/core.h"
+#include "core/known.h"
 #include "core/sessions.h"
+#include "core/tracer.h"
 #include "hash/hash.h"
 
-struct search {
+/* One client's question. All that wait share the tracer's next answer. */
+struct roots_query {
+	struct roots_query *next;
 	struct core *core;
+	uid_t uid;
 	bool censor;
-	int state_fd;
-	struct arena *a;
-	struct session_roots *ret;
-	size_t cap;
-	struct strv todo; /* directories, relative to the state directory; heap */
+	roots_done done; /* NULL: forgotten */
+	void *ctx;
 };
 
-int roots_add_indirect(struct core *core, const char *path, struct err *e)
+struct roots_finder {
+	struct core *core;
+	struct roots_query *asked, *waiting; /* of the answer under way; of the next one */
+	struct tracer *tracer;
+};
+
+/* What becomes of one answer for one client. */
+struct list {
+	struct roots_query *q;
+	struct arena a;
+	struct session_roots ret;
+	struct smap seen; /* target and name: a root may come twice */
+	struct smap own;  /* links of the user who asks */
+	size_t cap;
+};
+
+int roots_add_indirect(struct core *core, const char *path, const struct smap *held, struct err *e)
 {
 	_cleanup_free_ char *dir = NULL;
 	_cleanup_close_ int fd = -1;
 	char name[64], fresh[80];
 	struct hash h;
+	int r;
 
 	if (path[0] != '/' || strlen(path) >= PATH_MAX)
 		return err_set(e, EINVAL, "not an absolute path: '%s'", path);
 	hash_buffer(HASH_SHA1, path, strlen(path), &h);
 	base32_encode(h.bytes, hash_size(HASH_SHA1), name);
+	r = known_note(core, name, path, held);
+	if (r < 0)
+		return err_errno(e, r, "remembering what '%s' leads to", path);
 	if (asprintf(&dir, "%s/gcroots/auto", core->state_dir) < 0)
 		return err_set(e, -ENOMEM, "out of memory");
 	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -56,162 +76,180 @@ int roots_add_indirect(struct core *core, const char *path, struct err *e)
 	return 0;
 }
 
-static int add(struct search *s, const char *link, const struct store_path *target)
+/* Names of files in other people's homes, and of what they run, are theirs. */
+static bool is_hidden(const struct list *l, const char *name)
 {
-	struct session_roots *ret = s->ret;
-	struct session_root *r;
-	int valid = db_path_valid(s->core->db, target);
+	const char *state = l->q->core->state_dir;
+	size_t len = strlen(state);
 
-	if (valid != 0)
-		return valid < 0 ? valid : 0;
-	if (ret->roots.n == s->cap) {
-		size_t cap = s->cap ? s->cap * 2 : 64;
-		struct session_root *v = arena_array(s->a, cap, sizeof(*v));
-
-		if (!v)
-			return -ENOMEM;
-		if (ret->roots.n)
-			memcpy(v, ret->roots.v, ret->roots.n * sizeof(*v));
-		ret->roots.v = v;
-		s->cap = cap;
-	}
-	r = &ret->roots.v[ret->roots.n];
-	r->link = arena_strdup(s->a, s->censor ? "{censored}" : link);
-	r->target = arena_strdup(s->a, target->base);
-	if (!r->link || !r->target)
-		return -ENOMEM;
-	ret->roots.n++;
-	return 0;
-}
-
-/* The store path that a link's text names; false for anything else. */
-static bool names_store_path(const struct search *s, const char *text, struct store_path *ret)
-{
-	size_t len = strlen(s->core->store_dir);
-
-	return !strncmp(text, s->core->store_dir, len) && text[len] == '/' &&
-	       store_path_of_subpath(s->core->store_dir, text, ret, NULL) == 0;
-}
-
-static bool read_link(int dirfd, const char *name, char ret[PATH_MAX])
-{
-	ssize_t n = readlinkat(dirfd, name, ret, PATH_MAX - 1);
-
-	if (n < 0)
+	if (!l->q->censor || (!strncmp(name, state, len) && name[len] == '/'))
 		return false;
-	ret[n] = 0;
-	return true;
+	return !smap_has(&l->own, name);
 }
 
-static int found_link(struct search *s, int dirfd, const char *dir, const char *name)
+static int find_own(struct list *l, const struct traced *t)
 {
-	char target[PATH_MAX], second[PATH_MAX], full[2 * PATH_MAX];
-	struct store_path path;
-
-	snprintf(full, sizeof(full), "%s/%s/%s", s->core->state_dir, dir, name);
-	if (!read_link(dirfd, name, target))
-		return 0; /* gone meanwhile */
-	if (names_store_path(s, target, &path))
-		return add(s, full, &path);
-	/* An indirect root: a link of a user's, anywhere. Relative to the directory it is in. */
-	if (read_link(dirfd, target, second)) {
-		if (target[0] != '/')
-			snprintf(full, sizeof(full), "%s/%s/%s", s->core->state_dir, dir, target);
-		else
-			snprintf(full, sizeof(full), "%s", target);
-		return names_store_path(s, second, &path) ? add(s, full, &path) : 0;
-	}
-	/* The user has deleted it. A directory that may not be read is no proof of that. */
-	if (errno == ENOENT && !strcmp(dir, "gcroots/auto"))
-		(void)unlinkat(dirfd, name, 0); /* the next search tries again */
-	return 0;
-}
-
-static int found(struct search *s, int dirfd, const char *dir, const char *name)
-{
-	char sub[PATH_MAX];
-	struct store_path path;
-	struct stat st;
-
-	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return 0;
-	switch (st.st_mode & S_IFMT) {
-	case S_IFDIR:
-		if ((size_t)snprintf(sub, sizeof(sub), "%s/%s", dir, name) >= sizeof(sub))
-			return 0; /* beyond what any path can name */
-		return strv_add(&s->todo, sub);
-	case S_IFLNK:
-		return found_link(s, dirfd, dir, name);
-	case S_IFREG:
-		/* A file named like a store path keeps it, too. */
-		if (store_path_parse_base(name, &path, NULL) != 0)
-			return 0;
-		snprintf(sub, sizeof(sub), "%.2000s/%.1500s/%.500s", s->core->state_dir, dir, name);
-		return add(s, sub, &path);
-	default:
-		return 0;
-	}
-}
-
-static int search_dir(struct search *s, const char *dir, struct err *e)
-{
-	int fd = open_beneath(s->state_fd, dir, O_RDONLY | O_DIRECTORY, 0);
-	struct dirent *de;
-	DIR *d;
 	int r = 0;
 
-	if (fd == -ENOENT || fd == -EACCES || fd == -ENOTDIR || fd == -ELOOP)
-		return 0;
-	if (fd < 0)
-		return err_errno(e, fd, "finding GC roots in '%s/%s'", s->core->state_dir, dir);
-	d = fdopendir(fd);
-	if (!d) {
-		close(fd);
-		return err_set(e, -ENOMEM, "out of memory");
+	for (size_t i = 0; r == 0 && i < t->n_links; i++)
+		if (t->links[i].owner_known && t->links[i].owner == l->q->uid)
+			r = smap_put(&l->own, t->links[i].target, l);
+	return r;
+}
+
+/* 0, 1 when it was there before, or -ENOMEM. */
+static int note_seen(struct list *l, const char *base, const char *name)
+{
+	_cleanup_free_ char *key = NULL;
+
+	if (asprintf(&key, "%s %s", base, name) < 0) {
+		key = NULL;
+		return -ENOMEM;
 	}
-	while (r == 0 && (de = readdir(d)))
-		if (strcmp(de->d_name, ".") && strcmp(de->d_name, ".."))
-			r = found(s, dirfd(d), dir, de->d_name);
-	closedir(d);
-	if (r < 0)
-		return err_errno(e, r, "finding GC roots in '%s/%s'", s->core->state_dir, dir);
+	if (smap_has(&l->seen, key))
+		return 1;
+	return smap_put(&l->seen, key, l);
+}
+
+static int grow(struct list *l)
+{
+	size_t cap = l->cap ? l->cap * 2 : 64;
+	struct session_root *v = arena_array(&l->a, cap, sizeof(*v));
+
+	if (!v)
+		return -ENOMEM;
+	if (l->ret.roots.n)
+		memcpy(v, l->ret.roots.v, l->ret.roots.n * sizeof(*v));
+	l->ret.roots.v = v;
+	l->cap = cap;
+	return 0;
+}
+
+static int add(struct list *l, const char *base, const char *name)
+{
+	struct session_root *root;
+	struct store_path path;
+	int r = store_path_parse_base(base, &path, NULL);
+
+	r = r == 0 ? db_path_valid(l->q->core->db, &path) : DB_ABSENT;
+	if (r != 0)
+		return r < 0 ? r : 0;
+	if (is_hidden(l, name))
+		name = "{censored}";
+	r = note_seen(l, base, name);
+	if (r != 0)
+		return r < 0 ? r : 0;
+	if (l->ret.roots.n == l->cap && grow(l) < 0)
+		return -ENOMEM;
+	root = &l->ret.roots.v[l->ret.roots.n];
+	root->link = arena_strdup(&l->a, name);
+	root->target = arena_strdup(&l->a, base);
+	if (!root->link || !root->target)
+		return -ENOMEM;
+	l->ret.roots.n++;
 	return 0;
 }
 
 static int add_temp(void *ctx, const char *base, pid_t pid)
 {
-	struct search *s = ctx;
-	struct store_path path;
-	char link[32];
+	char name[32];
 
-	snprintf(link, sizeof(link), "{temp:%d}", (int)pid);
-	return store_path_parse_base(base, &path, NULL) == 0 ? add(s, link, &path) : 0;
+	snprintf(name, sizeof(name), "{temp:%d}", (int)pid);
+	return add(ctx, base, name);
 }
 
-int roots_find(struct core *core, bool censor, struct arena *a, struct session_roots *ret,
-	       struct err *e)
+static void answer(struct roots_query *q, const struct traced *t, const struct err *e)
 {
-	struct search s = { .core = core, .censor = censor, .a = a, .ret = ret, .state_fd = -1 };
-	int r;
+	struct list l = { .q = q, .a = ARENA_INIT(SESSION_MSG_MAX), .ret.ok = 1 };
+	int r = t ? find_own(&l, t) : 0;
 
-	*ret = (struct session_roots){ .ok = 1 };
-	s.state_fd = open(core->state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (s.state_fd < 0)
-		return err_errno(e, -errno, "opening '%s'", core->state_dir);
-	r = strv_add(&s.todo, "profiles");
-	if (r == 0)
-		r = strv_add(&s.todo, "gcroots");
-	while (r == 0 && s.todo.n > 0) {
-		_cleanup_free_ char *dir = s.todo.v[--s.todo.n];
+	for (size_t i = 0; t && r == 0 && i < t->n_roots; i++)
+		r = add(&l, t->roots[i].base, t->roots[i].what);
+	if (t && r == 0)
+		r = sessions_temp_roots(q->core->sessions, add_temp, &l);
+	if (!t || r < 0)
+		l.ret = (struct session_roots){
+			.error = (char *)(t ? "the list of roots is too large" : err_msg(e))
+		};
+	q->done(q->ctx, &l.ret);
+	smap_done(&l.seen);
+	smap_done(&l.own);
+	arena_done(&l.a);
+}
 
-		r = search_dir(&s, dir, e);
+static void ask(void *ctx);
+
+static void on_traced(void *ctx, struct traced *t, const struct err *e)
+{
+	struct roots_finder *f = ctx;
+	struct roots_query *q;
+
+	f->tracer = NULL;
+	while ((q = f->asked)) {
+		f->asked = q->next;
+		if (q->done)
+			answer(q, t, e);
+		free(q);
 	}
-	if (r == 0) {
-		r = sessions_temp_roots(core->sessions, add_temp, &s);
-		if (r < 0)
-			err_errno(e, r, "listing temporary roots");
+	if (f->waiting)
+		(void)loop_defer(f->core->loop, ask, f); /* no memory: the next question does it */
+}
+
+static void ask(void *ctx)
+{
+	struct roots_finder *f = ctx;
+	_cleanup_err_ struct err e = {};
+
+	if (f->tracer || !f->waiting)
+		return;
+	f->asked = TAKE_PTR(f->waiting);
+	if (tracer_start(f->core, on_traced, f, &f->tracer, &e) != 0)
+		on_traced(f, NULL, &e);
+}
+
+int roots_find(struct core *core, uid_t uid, bool censor, roots_done done, void *ctx,
+	       struct roots_query **ret)
+{
+	struct roots_finder *f = core->finder;
+	struct roots_query *q = calloc(1, sizeof(*q));
+
+	if (!f)
+		f = core->finder = calloc(1, sizeof(*f));
+	if (!q || !f || loop_defer(core->loop, ask, f) < 0) {
+		free(q);
+		return -ENOMEM;
 	}
-	strv_done(&s.todo);
-	close(s.state_fd);
-	return r;
+	f->core = core;
+	*q = (struct roots_query){ .next = f->waiting,
+				   .core = core,
+				   .uid = uid,
+				   .censor = censor,
+				   .done = done,
+				   .ctx = ctx };
+	f->waiting = q;
+	*ret = q;
+	return 0;
+}
+
+void roots_forget(struct roots_query *q)
+{
+	if (q)
+		q->done = NULL;
+}
+
+void roots_free(struct roots_finder *f)
+{
+	struct roots_query *q;
+
+	if (!f)
+		return;
+	tracer_cancel(f->tracer);
+	while ((q = f->asked ? f->asked : f->waiting)) {
+		if (q == f->asked)
+			f->asked = q->next;
+		else
+			f->waiting = q->next;
+		free(q);
+	}
+	free(f);
 }

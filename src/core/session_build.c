@@ -2,6 +2,7 @@
  * goal graph, and the events on their way back. Linked by airplantd. */
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "core/place.h"
 #include "core/session_state.h"
@@ -53,12 +54,27 @@ static void on_note(void *ctx, uint64_t level, const char *text)
 	session_send(s, SESSION_EV_TEXT, s->build_id, &session_note_layout, &n, -1, 0);
 }
 
+/* What the client is told is there stays for as long as he does: he has yet to make his root. */
+static void hold_results(struct session *s, const struct session_built *b)
+{
+	for (size_t i = 0; i < b->results.n; i++) {
+		const struct session_result *r = &b->results.v[i];
+
+		/* Nobody builds so much in one session that there is no room. */
+		for (size_t k = 0; k < r->outputs.n; k++)
+			(void)session_temp_root(s, r->outputs.v[k].path);
+		if (!strchr(r->target, '!'))
+			(void)session_temp_root(s, r->target);
+	}
+}
+
 static void on_built(void *ctx, const struct session_built *b)
 {
 	struct session *s = ctx;
 
 	s->building = false;
 	s->request = NULL;
+	hold_results(s, b);
 	session_send(s, SESSION_BUILT, s->build_id, &session_built_layout, b, -1, 0);
 }
 
@@ -106,7 +122,7 @@ static int apply_overrides(const struct session *s, const struct session_options
 	return r;
 }
 
-static int client_settings(struct session *s, struct settings *ret)
+int session_settings(struct session *s, struct settings *ret)
 {
 	_cleanup_arena_ struct arena a = ARENA_INIT(4 * SESSION_MSG_MAX);
 	struct session_options o;
@@ -145,7 +161,7 @@ void session_build(struct session *s, uint32_t id, const struct session_build *b
 		return;
 	}
 	place_flush(core->place); /* its targets may have been added in this round */
-	r = client_settings(s, &set);
+	r = session_settings(s, &set);
 	if (r < 0) {
 		refuse(s, id, "out of memory");
 		return;

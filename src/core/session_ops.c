@@ -9,6 +9,7 @@
 
 #include "base/fd.h"
 #include "core/build_log.h"
+#include "core/gc.h"
 #include "core/place.h"
 #include "core/roots.h"
 #include "core/session_state.h"
@@ -37,10 +38,11 @@ static bool parse(struct session *s, const char *base, struct store_path *ret)
 	return false;
 }
 
-static int remember_temp_root(struct session *s, const char *base)
+int session_temp_root(struct session *s, const char *base)
 {
 	if (s->temp_roots.n >= TEMP_ROOTS_MAX)
 		return -ENOBUFS;
+	gc_pin(s->all->core, base);
 	return smap_put(&s->temp_roots, base, NULL);
 }
 
@@ -150,7 +152,7 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 			free(ad);
 			return;
 		}
-		(void)remember_temp_root(
+		(void)session_temp_root(
 			s, v[i].info.path.base); /* the session asks for more itself */
 	}
 	if (!(trusted && add->dont_check_sigs))
@@ -170,7 +172,7 @@ static void op_temp_root(struct session *s, struct msg *m, void *record, struct 
 	(void)a;
 	if (!parse(s, t->text, &path))
 		return;
-	r = remember_temp_root(s, path.base);
+	r = session_temp_root(s, path.base);
 	if (r < 0)
 		err_errno(&e, r, "adding a temporary root for '%s'", path.base);
 	done_with(s, m->id, r, &e);
@@ -182,19 +184,26 @@ static void op_indirect_root(struct session *s, struct msg *m, void *record, str
 	_cleanup_err_ struct err e = {};
 
 	(void)a;
-	done_with(s, m->id, roots_add_indirect(s->all->core, t->text, &e), &e);
+	done_with(s, m->id, roots_add_indirect(s->all->core, t->text, &s->temp_roots, &e), &e);
 }
 
 static void op_find_roots(struct session *s, struct msg *m, void *record, struct arena *a)
 {
-	_cleanup_err_ struct err e = {};
-	struct session_roots roots;
-	int r = roots_find(s->all->core, !s->peer.trusted, a, &roots, &e);
-
 	(void)record;
-	if (r != 0)
-		roots = (struct session_roots){ .ok = 0, .error = (char *)err_msg(&e) };
-	session_send(s, SESSION_ROOTS, m->id, &session_roots_layout, &roots, -1, 0);
+	(void)a;
+	session_find_roots(s, m->id);
+}
+
+static void op_collect(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	const struct session_collect *c = record;
+	struct store_path path;
+
+	(void)a;
+	for (size_t i = 0; i < c->paths.n; i++)
+		if (!parse(s, c->paths.v[i], &path))
+			return;
+	session_collect(s, m->id, c);
 }
 
 static void op_add_sigs(struct session *s, struct msg *m, void *record, struct arena *a)
@@ -320,7 +329,7 @@ static void op_perm_root(struct session *s, struct msg *m, void *record, struct 
 	}
 	if (!parse(s, root->target, &path))
 		return;
-	r = remember_temp_root(s, path.base); /* before the link: a collection may be looking */
+	r = session_temp_root(s, path.base); /* before the link: a collection may be looking */
 	if (r < 0)
 		err_errno(&e, r, "adding a temporary root for '%s'", path.base);
 	else
@@ -347,6 +356,7 @@ static const struct op {
 	{ SESSION_ADD_SIGS, &session_sigs_layout, op_add_sigs },
 	{ SESSION_ENSURE, &session_text_layout, op_ensure },
 	{ SESSION_BUILD, &session_build_layout, op_build },
+	{ SESSION_COLLECT, &session_collect_layout, op_collect },
 	{ SESSION_ADD_LOG, &session_log_layout, op_add_log },
 	{ SESSION_INVALIDATE, &session_text_layout, op_invalidate },
 	{ SESSION_PERM_ROOT, &session_root_layout, op_perm_root },

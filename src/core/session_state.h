@@ -8,6 +8,9 @@
 #include "core/outbox.h"
 #include "core/sessions.h"
 
+struct gc_request;
+struct roots_query;
+
 struct session {
 	struct sessions *all;
 	struct session *prev, *next;
@@ -29,6 +32,10 @@ struct session {
 	bool building;
 	struct request *request;
 	uint32_t build_id; /* of the SESSION_BUILD message */
+	struct gc_request *gc;
+	struct roots_query *roots;
+	uint32_t roots_id;
+	uint32_t gc_id; /* of the SESSION_COLLECT message */
 };
 
 struct sessions {
@@ -50,6 +57,16 @@ void session_misbehaves(struct session *s, const char *what);
 
 /* Answers one message. */
 void session_dispatch(struct session *s, struct msg *m);
+
+/* A path that the client may use from now on. 0, -ENOBUFS or -ENOMEM. */
+int session_temp_root(struct session *s, const char *base);
+/* The daemon's settings with what the client may override. 0 or -ENOMEM. */
+int session_settings(struct session *s, struct settings *ret);
+
+/* SESSION_COLLECT and SESSION_FIND_ROOTS, and their end. */
+void session_collect(struct session *s, uint32_t id, const struct session_collect *c);
+void session_find_roots(struct session *s, uint32_t id);
+void session_gc_cancel(struct session *s);
 
 /* SESSION_BUILD and its end. */
 void session_build(struct session *s, uint32_t id, const struct session_build *b);

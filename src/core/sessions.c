@@ -15,9 +15,11 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "core/gc.h"
 #include "core/jail.h"
 #include "core/session_state.h"
 #include "core/spool.h"
+#include "core/tracer.h"
 
 enum { SPARES = 2, MESSAGES_PER_ROUND = 64, BIG_MESSAGE = 1 << 20 };
 
@@ -56,6 +58,17 @@ void session_unref(struct session *s)
 	free(s);
 }
 
+/* A collection that runs may have asked for roots before the client made his: what he held counts
+ * until its end. */
+static void leave_pins(struct session *s)
+{
+	struct smap_entry *e;
+
+	if (gc_is_running(s->all->core))
+		for (size_t i = 0; (e = smap_next(&s->temp_roots, &i));)
+			gc_pin(s->all->core, e->key);
+}
+
 /* First half of the end: nothing is heard or said any more; the process is told to go. */
 static void session_stop(struct session *s)
 {
@@ -63,9 +76,11 @@ static void session_stop(struct session *s)
 		return;
 	s->stopped = true;
 	session_build_cancel(s);
+	session_gc_cancel(s);
 	loop_remove(s->chan_watch);
 	s->chan_watch = NULL;
 	close_fdp(&s->chan);
+	leave_pins(s);
 	smap_done(&s->temp_roots);
 	/* It ends by itself when its channel closes; a hostile one might not. The status of one
 	 * that is ending already stays what it is. */
@@ -409,6 +424,7 @@ static void serve_now(struct sessions *ss, int fd, struct peer *peer)
 		return;
 	}
 	s->assigned = true;
+	tracer_note_client(ss->core, peer->uid);
 	s->peer = *peer;
 	*peer = (struct peer){};
 	introduce(s, fd);

@@ -12,8 +12,10 @@
 #include "base/log.h"
 #include "core/core.h"
 #include "core/durable.h"
+#include "core/gc.h"
 #include "core/jail.h"
 #include "core/place.h"
+#include "core/reserve.h"
 #include "core/spool.h"
 #include "core/store_open.h"
 
@@ -163,6 +165,7 @@ int store_changed(const struct core *core)
 static int open_all(struct core *core, struct err *e)
 {
 	_cleanup_free_ char *db_dir = NULL;
+	struct stat st;
 	int r = make_dirs(core, e);
 
 	if (r == 0)
@@ -180,6 +183,9 @@ static int open_all(struct core *core, struct err *e)
 	r = identify(core, &core->identity);
 	if (r < 0)
 		return err_errno(e, r, "looking at the store '%s'", core->store_dir);
+	core->owns_store = fstat(core->store_fd, &st) == 0 && st.st_uid == core->uid;
+	core->served_others = false;
+	reserve_make(core);
 	r = spool_open(core, &core->spool, e);
 	if (r == 0)
 		r = durable_open(core, &core->durable, e);
@@ -217,6 +223,7 @@ int store_reopen(struct core *core, struct err *e)
 	/* What waits belongs to the store that is gone; its callers are told by the failing commit.
 	 */
 	place_flush(core->place);
+	gc_store_changed(core->gc);
 	store_close(core, false);
 	core->generation++;
 	return store_lock(core, e) < 0 ? e->code : store_open(core, e);

@@ -64,3 +64,14 @@ LAYOUT(session_progress_layout, struct session_progress,
        U64(session_progress, running), U64(session_progress, failed));
 LAYOUT(session_note_layout, struct session_note,
        U64(session_note, level), STR(session_note, text));
+
+LAYOUT(session_collect_layout, struct session_collect,
+       U64(session_collect, action), U64(session_collect, whole_store),
+       U64(session_collect, delete_referrers), U64(session_collect, ignore_liveness),
+       U64(session_collect, max_freed), STRV(session_collect, paths));
+LAYOUT(session_garbage_layout, struct session_garbage,
+       U64(session_garbage, done), U64(session_garbage, expected), U64(session_garbage, freed),
+       U64(session_garbage, list_size));
+LAYOUT(session_collected_layout, struct session_collected,
+       U64(session_collected, ok), STR(session_collected, error), U64(session_collected, freed),
+       U64(session_collected, list_size));

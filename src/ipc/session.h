@@ -31,11 +31,13 @@ enum session_msg {
 	SESSION_ADD_LOG,       /* struct session_log -> SESSION_DONE */
 	SESSION_INVALIDATE,    /* struct session_text (base name): its files are gone -> SESSION_DONE */
 	SESSION_PERM_ROOT,     /* struct session_root -> SESSION_DONE */
+	SESSION_COLLECT,       /* struct session_collect -> events, then SESSION_COLLECTED */
 
 	/* core -> session: answers */
 	SESSION_DONE = 32, /* struct session_done */
 	SESSION_ROOTS,	   /* struct session_roots */
 	SESSION_BUILT,	   /* struct session_built */
+	SESSION_COLLECTED, /* struct session_collected */
 
 	/* core -> session: events while a SESSION_BUILD is open; id is that of the request */
 	SESSION_EV_STARTED = 48, /* struct session_ev_build; fds: the log, read-only, plain text */
@@ -43,6 +45,9 @@ enum session_msg {
 	SESSION_EV_ENDED,    /* struct session_ev_build: no more log; `size` is final */
 	SESSION_EV_PROGRESS, /* struct session_progress */
 	SESSION_EV_TEXT,     /* struct session_note: a line for the client's log */
+
+	/* while a SESSION_COLLECT is open; the first carries the list as its fd */
+	SESSION_EV_GARBAGE = 64, /* struct session_garbage */
 };
 
 struct session_client {
@@ -117,6 +122,28 @@ struct session_build {
 				  twice */
 };
 
+enum session_gc_action { SESSION_GC_LIVE, SESSION_GC_DEAD, SESSION_GC_DELETE, SESSION_GC_SPECIFIC };
+struct session_collect {
+	uint64_t action;	   /* enum session_gc_action */
+	uint64_t whole_store;	   /* else `paths` alone … */
+	uint64_t delete_referrers; /* … and the dead ones that refer to them */
+	uint64_t ignore_liveness;  /* asked for; honoured for trusted clients */
+	uint64_t max_freed;	   /* bytes */
+	struct strv paths;	   /* base names */
+};
+/* The list is a file, read-only and growing: names of files in the store (of the live, the dead or
+ * the deleted), each with a NUL behind it. */
+struct session_garbage {
+	uint64_t done, expected; /* paths */
+	uint64_t freed;		 /* bytes */
+	uint64_t list_size;	 /* bytes of the list that are there now */
+};
+struct session_collected {
+	uint64_t ok;
+	char *error;
+	uint64_t freed, list_size; /* bytes */
+};
+
 struct session_done {
 	uint64_t ok;
 	char *error; /* the sentence, when not ok */
@@ -172,6 +199,7 @@ struct session_note {
 };
 
 extern const struct layout session_client_layout, session_options_layout, session_add_layout,
-	session_text_layout, session_sigs_layout, session_log_layout, session_root_layout, session_build_layout, session_done_layout,
-	session_roots_layout, session_built_layout, session_ev_build_layout,
-	session_progress_layout, session_note_layout;
+	session_text_layout, session_sigs_layout, session_log_layout, session_root_layout,
+	session_build_layout, session_done_layout, session_roots_layout, session_built_layout,
+	session_ev_build_layout, session_progress_layout, session_note_layout,
+	session_collect_layout, session_garbage_layout, session_collected_layout;

@@ -126,7 +126,8 @@ static int greet(struct session *s, struct err *e)
 	};
 
 	s->in.e = e;
-	int r = wire_handshake(&s->in, &s->out, &s->arena, &hello, &s->version);
+	int r = wire_handshake(&s->in, &s->out, &s->arena, &hello, &s->version,
+			       &s->features);
 	if (!r)
 		wire_put_last(&s->out);
 	return r;

@@ -18,7 +18,7 @@ static const struct op ops[] = {
 	{ OP_EXPORT_PATH, "ExportPath", op_export_path },
 	{ OP_QUERY_DERIVER, "QueryDeriver", op_query_deriver },
 	{ OP_SET_OPTIONS, "SetOptions", op_set_options },
-	{ OP_COLLECT_GARBAGE, "CollectGarbage", NULL, "uLuuuuu" },
+	{ OP_COLLECT_GARBAGE, "CollectGarbage", op_collect_garbage },
 	{ OP_QUERY_SUBSTITUTABLE_PATH_INFO, "QuerySubstitutablePathInfo",
 	  op_query_substitutable_path_info },
 	{ OP_QUERY_DERIVATION_OUTPUTS, "QueryDerivationOutputs", op_query_derivation_outputs },

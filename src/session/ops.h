@@ -63,6 +63,8 @@ int op_add_indirect_root(struct session *s, struct err *e);
 int op_find_roots(struct session *s, struct err *e);
 /* "/a//b/./c/../d" becomes "/a/b/d", by its text alone, in place. */
 void path_canonical(char *path);
+/* ops_gc.c */
+int op_collect_garbage(struct session *s, struct err *e);
 int op_sync_with_gc(struct session *s, struct err *e);
 int op_add_signatures(struct session *s, struct err *e);
 /* ops_trusted.c */

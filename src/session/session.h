@@ -48,6 +48,7 @@ struct session {
 	bool between_requests; /* memory may be given back */
 	struct err in_err;
 	unsigned version;
+	unsigned features; /* enum wire_features */
 	uint64_t verbosity;
 	/* The request at hand. */
 	struct arena arena;

@@ -89,3 +89,4 @@ int db_register_many(struct db *db, struct registration *v, size_t n, struct err
 int db_register_bare(struct db *db, struct registration *v, size_t n, struct err *e);
 int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *sigs); /* DB_ABSENT */
 int db_invalidate(struct db *db, const struct store_path *p); /* -EBUSY when it has referrers */
+int db_delete_id(struct db *db, uint64_t id);		      /* the same by row id */

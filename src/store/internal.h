@@ -35,6 +35,7 @@ enum db_stmt {
 	W_ADD_OUTPUT,
 	W_SIGS,
 	W_INVALIDATE,
+	W_DELETE_ID,
 	DB_N_STMTS,
 };
 

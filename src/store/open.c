@@ -57,6 +57,7 @@ static const char *const texts[DB_N_STMTS] = {
 		"insert or replace into DerivationOutputs (drv, id, path) values (?, ?, ?)",
 	[W_SIGS] = "update ValidPaths set sigs = ? where path = ?",
 	[W_INVALIDATE] = "delete from ValidPaths where path = ?",
+	[W_DELETE_ID] = "delete from ValidPaths where id = ?",
 };
 
 int db_errno(int rc)

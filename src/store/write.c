@@ -126,6 +126,18 @@ int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *si
 	return r;
 }
 
+int db_delete_id(struct db *db, uint64_t id)
+{
+	int r = 0;
+	_cleanup_reset_ sqlite3_stmt *st = db_stmt(db, W_DELETE_ID, &r);
+
+	if (!st)
+		return r;
+	sqlite3_bind_int64(st, 1, (sqlite3_int64)id);
+	r = db_run(st);
+	return r == -EEXIST ? -EBUSY : r;
+}
+
 int db_invalidate(struct db *db, const struct store_path *p)
 {
 	int r = 0;

@@ -3,15 +3,28 @@
 
 #include "wire/limits.h"
 
-/* Both sides tell their features; ours is the empty set, and so is what both have. */
-static int exchange_features(struct wire_in *in, struct wire_out *out, struct arena *a)
+static const struct {
+	const char *name;
+	unsigned bit;
+} features[] = {
+	{ "delete-dead-specific-referrers", WIRE_FEATURE_DELETE_REFERRERS },
+};
+
+/* Both sides tell their features; what both have counts. */
+static int exchange_features(struct wire_in *in, struct wire_out *out, struct arena *a,
+			     unsigned *ret)
 {
 	struct strv theirs = {};
 
 	int r = wire_strv(in, a, WIRE_FEATURES_MAX, WIRE_NAME_MAX, &theirs);
 	if (r)
 		return r;
-	wire_put_u64(out, 0);
+	wire_put_u64(out, ELEMENTS(features));
+	for (size_t i = 0; i < ELEMENTS(features); i++) {
+		wire_put_str(out, features[i].name);
+		if (strv_has(&theirs, features[i].name))
+			*ret |= features[i].bit;
+	}
 	return 0;
 }
 
@@ -35,15 +48,17 @@ static int negotiate(struct wire_in *in, struct wire_out *out, unsigned *ret_ver
 }
 
 int wire_handshake(struct wire_in *in, struct wire_out *out, struct arena *a,
-		   const struct wire_hello *hello, unsigned *ret_version)
+		   const struct wire_hello *hello, unsigned *ret_version, unsigned *ret_features)
 {
 	uint64_t v;
+
+	*ret_features = 0;
 
 	int r = negotiate(in, out, ret_version);
 	if (!r && *ret_version < WIRE_VERSION_MIN)
 		return err_set(in->e, WIRE_BAD, "the Nix client version is too old");
 	if (!r && wire_gate(*ret_version, GATE_FEATURES))
-		r = exchange_features(in, out, a);
+		r = exchange_features(in, out, a, ret_features);
 	if (!r)
 		r = wire_u64(in, &v); /* obsolete: processor affinity, then its number */
 	if (!r && v)

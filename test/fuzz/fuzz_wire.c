@@ -39,7 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	struct derived_paths paths;
 	struct wire_info info = {};
 	struct wire_framed f;
-	unsigned version = WIRE_VERSION;
+	unsigned version = WIRE_VERSION, features;
 
 	if (len < 2)
 		return 0;
@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	wire_framed_init(&f, &in);
 	switch (data[0] % 6) {
 	case 0:
-		(void)wire_handshake(&in, &out, &a, &hello, &version);
+		(void)wire_handshake(&in, &out, &a, &hello, &version, &features);
 		break;
 	case 1:
 		if (wire_get_info(&in, "/nix/store", &a, &info) == 0)

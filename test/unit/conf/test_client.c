@@ -22,6 +22,8 @@ static const char *const unreachable[] = {
 	"ids",
 	"ids-socket",
 	"nested-sandboxes",
+	"roots",
+	"roots-socket",
 	"durable",
 	"build-cgroup",
 	"build-pids-max",

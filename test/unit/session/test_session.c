@@ -529,9 +529,8 @@ static void test_unknown_and_unsupported(void **state)
 
 	(void)state;
 	client_start(&c, &core, 38);
-	wire_put_u64(&c.out, OP_COLLECT_GARBAGE);
-	for (int i = 0; i < 7; i++)
-		wire_put_u64(&c.out, 0);
+	wire_put_u64(&c.out, OP_CLEAR_FAILED_PATHS);
+	wire_put_u64(&c.out, 0);
 	wire_put_u64(&c.out, OP_ADD_BUILD_LOG);
 	wire_put_str(&c.out, "x.drv");
 	wire_put_u64(&c.out, 3);
@@ -541,7 +540,7 @@ static void test_unknown_and_unsupported(void **state)
 	client_send(&c);
 	assert_false(client_answer(&c));
 	assert_string_equal(c.error,
-			    "Airplant does not yet support the operation 'CollectGarbage'");
+			    "Airplant does not yet support the operation 'ClearFailedPaths'");
 	assert_false(client_answer(&c));
 	assert_string_equal(c.error, "'x.drv' is not the name of a store path");
 	assert_false(client_answer(&c));

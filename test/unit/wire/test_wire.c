@@ -255,6 +255,7 @@ static int greet(uint64_t magic, uint64_t version, bool features, struct wire_ou
 	struct wire_hello hello = { .daemon_version = "9.8.7", .trusted = true };
 	struct wire_out client = new_out();
 	struct source s;
+	unsigned features_of_both;
 
 	wire_put_u64(&client, magic);
 	wire_put_u64(&client, version);
@@ -266,7 +267,7 @@ static int greet(uint64_t magic, uint64_t version, bool features, struct wire_ou
 	wire_put_u64(&client, 3);
 	wire_put_u64(&client, 0);
 	source_init(&s, client.b.data, client.b.len, 5);
-	int r = wire_handshake(&s.in, out, &s.a, &hello, ret_version);
+	int r = wire_handshake(&s.in, out, &s.a, &hello, ret_version, &features_of_both);
 	if (!r)
 		assert_int_equal(s.at, s.len);
 	(void)snprintf(sentence, 100, "%s", s.e.msg ? s.e.msg : "");
@@ -286,8 +287,8 @@ static void test_handshake(void **state)
 		{ 1 << 8 | 33, false, 16 + 16 },
 		{ 1 << 8 | 34, false, 16 + 16 },
 		{ 1 << 8 | 35, false, 16 + 16 + 8 },
-		{ 1 << 8 | 38, true, 16 + 8 + 16 + 8 },
-		{ 1 << 8 | 77, true, 16 + 8 + 16 + 8 },
+		{ 1 << 8 | 38, true, 16 + 48 + 16 + 8 },
+		{ 1 << 8 | 77, true, 16 + 48 + 16 + 8 },
 	};
 	char sentence[100];
 	unsigned version;

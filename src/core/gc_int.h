@@ -1,0 +1,113 @@
+/* What the files of the collector share; gc.h is the outside.
+ *
+ *   gc.c        requests, pins, and the order of the phases
+ *   gc_mark.c   what is live, and in which order the rest goes
+ *   gc_sweep.c  rows and files
+ *   gc_links.c  .links
+ *   gc_known.c  what indirect roots led to when they could be read */
+#pragma once
+
+#include <dirent.h>
+
+#include "core/core.h"
+#include "core/gc.h"
+#include "core/tracer.h"
+#include "store/graph.h"
+
+enum gc_phase {
+	GC_IDLE,
+	GC_ROOTS, /* waits for the tracer */
+	GC_LOAD,
+	GC_MARK,
+	GC_ORDER,
+	GC_SWEEP,
+	GC_UNKNOWN, /* files without a row */
+	GC_TRASH,   /* waits until the files are gone */
+	GC_LINKS,   /* waits for the child that looks through .links */
+};
+
+struct gc_request {
+	struct gc *gc;
+	struct gc_request *next;
+	struct gc_options o;
+	struct strv paths;
+	const struct gc_events *ev; /* NULL: cancelled */
+	void *ctx;
+};
+
+struct gc_order {
+	uint32_t *n_referrers; /* dead ones that are not in `v` yet */
+	uint8_t *wanted;       /* per node: one of those asked for; NULL: all are */
+	uint32_t *v;	       /* dead nodes, referrers first */
+	size_t n, next;
+	uint32_t node;
+	int pass;
+};
+
+struct gc {
+	struct core *core;
+	struct gc_request *head; /* the one that runs, then those that wait */
+	enum gc_phase phase;
+	bool stepping; /* a step is on its way */
+	struct tracer *tracer;
+	struct smap pins;    /* base names, since C1 */
+	struct smap digests; /* the first 32 characters of all of them, from C4 on */
+	struct smap drvs;    /* derivations whose outputs are pinned */
+	int pin_error;	     /* a pin was lost: nothing may be deleted any more */
+	struct graph graph;
+	struct gc_order order;
+	struct gc_progress progress;
+	uint64_t told_usec;
+	int list_fd;
+	uint64_t estimate;     /* bytes that what was thrown away will free */
+	uint64_t freed_before; /* of trash_freed() */
+	size_t n_foreign;      /* paths that cannot be moved away */
+	bool limit_reached, closing;
+	DIR *dir;
+	struct trash_wait *trash_wait;
+	struct child *links;
+	int links_fd;
+	struct smap known; /* gc_known.c: link -> struct strv on the heap */
+	bool known_loaded;
+	/* one round of the sweep */
+	struct buf_list {
+		uint32_t v[512];
+		size_t n;
+	} batch;
+};
+
+/* gc.c */
+void gc_note(struct gc *gc, uint64_t level, const char *fmt, ...) _printf_(3, 4);
+void gc_tell_progress(struct gc *gc, bool now);
+int gc_list(struct gc *gc, const char *name);
+void gc_step_later(struct gc *gc);
+/* Ends the collection that runs; NULL: with success. */
+void gc_end(struct gc *gc, const struct err *e);
+bool gc_deletes(const struct gc *gc);
+bool gc_has_digest(const struct gc *gc, const char *name);
+
+/* Each step: GRAPH_MORE, 0 when the phase is over, or negative with a sentence; positive codes in
+ * `e` are the client's. */
+enum { GC_REFUSED = 2 };
+
+/* gc_mark.c */
+int gc_mark_begin(struct gc *gc, struct err *e);
+int gc_order_begin(struct gc *gc, struct err *e);
+int gc_order_step(struct gc *gc, uint64_t until_usec);
+void gc_order_done(struct gc *gc);
+int gc_check_wanted(struct gc *gc, struct err *e);
+
+/* gc_sweep.c */
+int gc_sweep_round(struct gc *gc, uint64_t until_usec, struct err *e);
+int gc_list_round(struct gc *gc, struct err *e);
+int gc_unknown_round(struct gc *gc, uint64_t until_usec, struct err *e);
+
+/* gc_links.c */
+bool gc_links_any(const struct gc *gc);
+int gc_links_start(struct gc *gc, struct err *e);
+void gc_links_stop(struct gc *gc);
+
+/* gc_known.c: takes what the tracer said of indirect links: pins what unreadable ones led to,
+ * removes stale ones. GC_REFUSED when a link cannot be read and nothing is known of it. */
+int gc_known_take(struct gc *gc, const struct traced *t, struct err *e);
+void gc_known_free(struct gc *gc);

@@ -1,0 +1,283 @@
+/* Rows and files. See gc.h, C5. Linked by airplantd.
+ *
+ * It looks at no file's contents and follows no link; what it takes away is renamed into the trash
+ * by a name in the store's own directory. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "core/gc_int.h"
+#include "core/place.h"
+#include "core/trash.h"
+
+enum { NAMES_PER_LOOK = 64, FOREIGN_TOLD_MAX = 10 };
+
+/* ---- rounds over valid paths ---- */
+
+/* The parent of a directory that moves is written into it, which takes its owner. */
+static bool is_movable(const struct gc *gc, const char *name, const struct stat *st)
+{
+	(void)name;
+	return st->st_uid == gc->core->uid || (!S_ISDIR(st->st_mode) && gc->core->owns_store);
+}
+
+static void keep_foreign(struct gc *gc, uint32_t v, const struct stat *st)
+{
+	const char *name = graph_name(&gc->graph, v);
+
+	gc_pin(gc->core, name);
+	if (++gc->n_foreign > FOREIGN_TOLD_MAX)
+		return;
+	gc_note(gc, 1, "cannot delete '%s/%s': it belongs to uid %u, not to the daemon",
+		gc->core->store_dir, name, (unsigned int)st->st_uid);
+}
+
+static bool is_dead(const struct gc *gc, uint32_t v)
+{
+	return !gc->graph.live[v] && (!gc->order.wanted || gc->order.wanted[v]);
+}
+
+/* Fills the round's batch with what is dead now. */
+static void choose(struct gc *gc)
+{
+	struct gc_order *o = &gc->order;
+
+	gc->batch.n = 0;
+	while (o->next < o->n && gc->batch.n < ELEMENTS(gc->batch.v) && !gc->limit_reached) {
+		uint32_t v = o->v[o->next++];
+		const char *name = graph_name(&gc->graph, v);
+		struct stat st;
+
+		if (!is_dead(gc, v))
+			continue;
+		if (fstatat(gc->core->store_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+		    !is_movable(gc, name, &st)) {
+			keep_foreign(gc, v, &st);
+			continue;
+		}
+		gc->batch.v[gc->batch.n++] = v;
+		gc->estimate += gc->graph.nar_size[v];
+		gc->limit_reached = gc->estimate > gc->head->o.max_freed;
+	}
+}
+
+/* A row that is needed after all (by one that came since the snapshot and was not told to us)
+ * stays, and its files with it. */
+static int delete_rows(struct gc *gc)
+{
+	size_t kept = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < gc->batch.n; i++) {
+		uint32_t v = gc->batch.v[i];
+
+		r = db_delete_id(gc->core->db, gc->graph.id[v]);
+		if (r == -EBUSY) {
+			log_warn("'%s' is referred to by a path that is new: it stays",
+				 graph_name(&gc->graph, v));
+			gc_pin(gc->core, graph_name(&gc->graph, v));
+			gc->estimate -= gc->graph.nar_size[v];
+			continue;
+		}
+		if (r < 0)
+			return r;
+		gc->batch.v[kept++] = v;
+	}
+	gc->batch.n = kept;
+	return 0;
+}
+
+static int commit_rows(struct gc *gc, struct err *e)
+{
+	struct db *db = gc->core->db;
+	int r = db_begin(db);
+
+	if (r < 0)
+		return err_errno(e, r, "starting a transaction in the store database");
+	r = delete_rows(gc);
+	if (r < 0) {
+		db_rollback(db);
+		return err_errno(e, r, "deleting rows of the store database");
+	}
+	r = db_commit(db);
+	return r < 0 ? err_errno(e, r, "committing in the store database") : 0;
+}
+
+/* The files of paths that are not valid any more. What cannot be moved is a leftover: the next add
+ * of that path or the next collection tries again. */
+static int throw_files(struct gc *gc, struct err *e)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < gc->batch.n; i++) {
+		const char *name = graph_name(&gc->graph, gc->batch.v[i]);
+
+		r = trash_put(gc->core, gc->core->store_fd, name);
+		if (r < 0) {
+			gc_note(gc, 1, "deleting '%s/%s': %s", gc->core->store_dir, name,
+				strerror(-r));
+			log_warn("deleting '%s/%s': %s", gc->core->store_dir, name, strerror(-r));
+		}
+		gc->progress.n_done++;
+		r = gc_list(gc, name);
+	}
+	return r < 0 ? err_errno(e, r, "noting what was deleted") : 0;
+}
+
+int gc_sweep_round(struct gc *gc, uint64_t until_usec, struct err *e)
+{
+	int r = 0;
+
+	do {
+		/* What is added in this loop round must be on record: it may refer to anything. */
+		place_flush(gc->core->place);
+		choose(gc);
+		if (gc->batch.n > 0)
+			r = commit_rows(gc, e);
+		if (r == 0)
+			r = throw_files(gc, e);
+		if (r != 0)
+			return r;
+		if (gc->order.next == gc->order.n || gc->limit_reached)
+			break;
+	} while (now_usec() < until_usec);
+	if (gc->order.next < gc->order.n && !gc->limit_reached) {
+		gc_tell_progress(gc, false);
+		return GRAPH_MORE;
+	}
+	gc_tell_progress(gc, true);
+	return 0;
+}
+
+/* Nothing is deleted: the live or the dead, all at once. */
+int gc_list_round(struct gc *gc, struct err *e)
+{
+	const struct graph *g = &gc->graph;
+	int r = 0;
+
+	if (gc->head->o.action == GC_RETURN_LIVE)
+		for (uint32_t v = 0; r == 0 && v < g->n; v++)
+			r = g->live[v] ? gc_list(gc, graph_name(g, v)) : 0;
+	else
+		for (size_t i = 0; r == 0 && i < gc->order.n; i++)
+			r = is_dead(gc, gc->order.v[i]) ? gc_list(gc, graph_name(g, gc->order.v[i]))
+							: 0;
+	return r < 0 ? err_errno(e, r, "listing paths") : 0;
+}
+
+/* ---- files without a row ---- */
+
+/* Others may work in directories of this name: they hold a lock. */
+static bool is_locked(const struct gc *gc, const char *name)
+{
+	_cleanup_close_ int fd = -1;
+
+	if (strncmp(name, "tmp-", 4) != 0)
+		return false;
+	fd = openat(gc->core->store_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0;
+}
+
+static int throw_unknown(struct gc *gc, const char *name, struct err *e)
+{
+	struct core *core = gc->core;
+	struct stat st;
+	int r;
+
+	if (fstatat(core->store_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return 0; /* gone meanwhile */
+	r = trash_put(core, core->store_fd, name);
+	if (r < 0) {
+		gc_note(gc, 1, "deleting '%s/%s': %s", core->store_dir, name, strerror(-r));
+		return 0;
+	}
+	if (!S_ISDIR(st.st_mode))
+		gc->estimate += (uint64_t)st.st_blocks * 512;
+	gc->limit_reached = gc->estimate > gc->head->o.max_freed;
+	gc->progress.n_done++;
+	r = gc_list(gc, name);
+	return r < 0 ? err_errno(e, r, "noting what was deleted") : 0;
+}
+
+static int look_at(struct gc *gc, const char *name, struct err *e)
+{
+	struct store_path path;
+	bool is_path = store_path_parse_base(name, &path, NULL) == 0;
+
+	/* Everything else with a dot in front is a name that nobody uses. */
+	if (!strcmp(name, ".") || !strcmp(name, "..") || !strcmp(name, ".links") ||
+	    !strcmp(name, ".airplant"))
+		return 0;
+	if (is_path && graph_find(&gc->graph, name) != GRAPH_NONE)
+		return 0; /* valid in the snapshot: it has had its turn */
+	if (gc_has_digest(gc, name) || is_locked(gc, name))
+		return 0;
+	if (is_path) {
+		int r = db_path_valid(gc->core->db, &path);
+
+		if (r == 0)
+			return 0;
+		if (r < 0)
+			return err_errno(e, r, "querying the database");
+	}
+	if (gc_deletes(gc))
+		return throw_unknown(gc, name, e);
+	return is_path && gc_list(gc, name) < 0 ? err_errno(e, -EIO, "noting what would be deleted")
+						: 0;
+}
+
+static int open_store(struct gc *gc, struct err *e)
+{
+	int fd = openat(gc->core->store_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	gc->dir = fd < 0 ? NULL : fdopendir(fd);
+	if (gc->dir)
+		return 0;
+	if (fd >= 0)
+		close(fd);
+	return err_errno(e, -errno, "opening the store '%s'", gc->core->store_dir);
+}
+
+/* Those that were asked for and are no valid paths. */
+static int wanted_names(struct gc *gc, struct err *e)
+{
+	const struct strv *paths = &gc->head->paths;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < paths->n && !gc->limit_reached; i++)
+		r = look_at(gc, paths->v[i], e);
+	return r;
+}
+
+int gc_unknown_round(struct gc *gc, uint64_t until_usec, struct err *e)
+{
+	struct dirent *de;
+	int r = 0;
+
+	if (gc->head->o.action == GC_RETURN_LIVE || gc->limit_reached)
+		return 0;
+	place_flush(gc->core->place); /* files come before their rows */
+	if (!gc->head->o.whole_store)
+		return wanted_names(gc, e);
+	if (!gc->dir)
+		r = open_store(gc, e);
+	for (unsigned int i = 0; r == 0 && !gc->limit_reached;) {
+		errno = 0;
+		de = readdir(gc->dir);
+		if (!de)
+			return errno ? err_errno(e, -errno, "reading the store '%s'",
+						 gc->core->store_dir)
+				     : 0;
+		r = look_at(gc, de->d_name, e);
+		if (++i % NAMES_PER_LOOK == 0 && now_usec() >= until_usec) {
+			gc_tell_progress(gc, false);
+			return r == 0 ? GRAPH_MORE : r;
+		}
+	}
+	return r;
+}
