@@ -108,8 +108,8 @@ static void look_at_link(struct looker *l, int fd, const char *name, const char 
 	snprintf(go_on, sizeof(go_on), "d%ld %s", next, dir);
 	snprintf(record, sizeof(record), "%c%s", ROOTS_LINK, link);
 	say_fields(l, SAY_STUCK, 6, go_on, record, "u", "-", text, "");
-	if (!resolve(full, text, target)) {
-		state[0] = ROOTS_OTHER;
+	if (l->blind || !resolve(full, text, target)) {
+		state[0] = l->blind ? ROOTS_UNKNOWN : ROOTS_OTHER;
 	} else {
 		state[0] = (char)follow(l, target, base);
 		if (fstatat(AT_FDCWD, target, &st, AT_SYMLINK_NOFOLLOW) == 0)

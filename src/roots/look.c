@@ -126,8 +126,10 @@ static void look(struct looker *l, char *request)
 	long off;
 
 	switch (request[0]) {
+	case 'b':
 	case 'd':
 		off = strtol(request + 1, &end, 10);
+		l->blind = request[0] == 'b';
 		look_at_links(l, end + 1, off);
 		break;
 	case 's':

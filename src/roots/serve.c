@@ -23,6 +23,7 @@ enum {
 	LINK_LIMIT_MSEC = 4000,	   /* less for each that was not answered */
 	LINK_LIMIT_MIN_MSEC = 125,
 	ACCOUNT_LIMIT_USEC = 20 * 1000 * 1000, /* of one user's processes; the superuser has none */
+	LEFT_MAX = 24,
 	OUT_MAX = 64 * 1024,
 };
 
@@ -64,7 +65,7 @@ static void flush(struct answer *a)
 static void put_upstream(struct answer *a, const char *rest, bool more)
 {
 	buf_clear(&a->buf);
-	if (buf_append(&a->buf, rest, strlen(rest) + 1) < 0 ||
+	if ((rest && buf_append(&a->buf, rest, strlen(rest) + 1) < 0) ||
 	    (more && buf_printf(&a->buf, "%s/", a->t->store) < 0))
 		a->r = -ENOMEM;
 	flush(a); /* small enough to go whole or not at all */
@@ -115,11 +116,14 @@ static struct account *account(struct answer *a)
 	return acc;
 }
 
+/* Killed lookers that are still there: what waits for a FUSE server cannot be ended. */
+static unsigned int n_left;
+
 static void dismiss(struct answer *a)
 {
 	if (a->pid > 0) {
 		(void)kill(a->pid, SIGKILL); /* ours, and not reaped yet */
-		(void)waitpid(a->pid, NULL, 0);
+		n_left++;
 	}
 	a->pid = 0;
 	close_fdp(&a->chan);
@@ -133,6 +137,8 @@ static int engage(struct answer *a, bool links)
 	if (a->pid > 0 && a->links == links)
 		return 0;
 	dismiss(a);
+	while (n_left > 0 && waitpid(-1, NULL, WNOHANG) > 0)
+		n_left--;
 	a->links = links;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
@@ -156,14 +162,19 @@ static int engage(struct answer *a, bool links)
 /* No word in time. What it was about to look at last is said for it. */
 static void gave_up(struct answer *a, const char *request)
 {
-	const char *record = memchr(a->stuck, 0, a->stuck_len);
+	const char *record = memchr(a->stuck, 0, a->stuck_len), *dir = strchr(request, ' ');
 	struct account *acc = account(a);
+	char text[MESSAGE_MAX];
+	int n;
 
 	dismiss(a);
-	if (request[0] == 'd' && record) {
+	if (a->links && record) {
 		a->slow_links++;
 		next(a, a->stuck);
 		put(a, record + 1, a->stuck_len - (size_t)(record + 1 - a->stuck));
+	} else if (a->links && strchr(dir, '/')) {
+		n = snprintf(text, sizeof(text), "%c%s%cu%c-%c%c", ROOTS_LINK, dir + 1, 0, 0, 0, 0);
+		put(a, text, (size_t)n + 1);
 	} else if (acc && a->uid != 0) {
 		acc->skipped++;
 	} else {
@@ -176,7 +187,7 @@ static bool within_budget(struct answer *a)
 {
 	struct account *acc = account(a);
 
-	if (!acc || a->uid == 0 || acc->usec < ACCOUNT_LIMIT_USEC)
+	if (!acc || a->uid == 0 || (acc->usec < ACCOUNT_LIMIT_USEC && n_left < LEFT_MAX))
 		return true;
 	acc->skipped++;
 	return false;
@@ -217,7 +228,7 @@ static int limit_msec(const struct answer *a, char kind)
 {
 	int msec = LINK_LIMIT_MSEC >> (a->slow_links < 8 ? a->slow_links : 8);
 
-	if (kind != 'd')
+	if (kind != 'd' && kind != 'b')
 		return a->has_uid && a->uid != 0 ? PROCESS_LIMIT_MSEC : SYSTEM_LIMIT_MSEC;
 	return msec < LINK_LIMIT_MIN_MSEC ? LINK_LIMIT_MIN_MSEC : msec;
 }
@@ -249,7 +260,7 @@ static void listen_to(struct answer *a, const char *request)
 			return;
 		on_message(a, msg, (size_t)n);
 		/* A directory of links has a limit for each of them. */
-		if (request[0] == 'd')
+		if (a->links)
 			start = now_usec();
 	}
 }
@@ -265,6 +276,9 @@ static void run(struct answer *a, char *request)
 	a->stuck_len = 0;
 	if (request[0] == 's')
 		a->skipped = 0; /* the second time they are the same ones */
+	/* Where too many got stuck, links are no longer followed: each counts as alive. */
+	if (request[0] == 'd' && n_left >= LEFT_MAX)
+		request[0] = 'b';
 	if (r < 0 || send(a->chan, request, strlen(request), MSG_NOSIGNAL) < 0) {
 		dismiss(a);
 		incomplete(a, "cannot start a reader for", request + 1);
@@ -321,7 +335,7 @@ int serve(const struct tracer *t, int out, bool upstream)
 
 	if (upstream) {
 		/* Before anything can go wrong: an end of the stream is not yet an end. */
-		put_upstream(&a, "", true);
+		put_upstream(&a, NULL, true);
 	} else {
 		put(&a, "A1", 3);
 	}

@@ -30,6 +30,7 @@ struct tracer {
 
 /* Requests to the looker, each a string; `off` is where a listing goes on.
  *   "d<off> <dir>"     the links of a directory below the state directory
+ *   "b<off> <dir>"     the same without following any
  *   "s"                list the processes
  *   "k"                what the kernel may execute
  *   "p<pid>"           a process
@@ -47,6 +48,7 @@ enum {
 struct looker {
 	const struct tracer *t;
 	int chan; /* SOCK_SEQPACKET */
+	bool blind;
 	char seen[256][BASE_MAX + 1];
 	uint64_t own_ns,
 		mounts[1024]; /* inodes of namespaces: ours; those whose mounts were seen */

@@ -1,6 +1,5 @@
 """The tracer of roots (src/ipc/roots.h): what it finds, what ordinary users do to hide or to stop it,
 what it may do. Needs root: several users, and the two capabilities."""
-import ctypes
 import os
 import pathlib
 import re
@@ -17,7 +16,7 @@ from conftest import ALICE, BOB, DAEMON, TRACER, can_see
 
 DIGITS = "0123456789abcdfghijklmnpqrsvwxyz"
 FIELDS = {"A": 1, "P": 2, "L": 5, "I": 1, "S": 1, "F": 2, "Z": 1}
-libc = ctypes.CDLL(None, use_errno=True)
+HERE = pathlib.Path(__file__).resolve().parent
 
 
 def parse(data):
@@ -42,7 +41,7 @@ def connect(path, uid):
         s.connect(sys.argv[1])
         while data := s.recv(65536):
             sys.stdout.buffer.write(data)"""
-    return subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, timeout=120, check=True).stdout
+    return subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, timeout=40, check=True).stdout
 
 
 class Tracer:
@@ -183,3 +182,194 @@ ctypes.CDLL(None).prctl(4, 0)  # not dumpable
     assert any(re.fullmatch(p + r"/fd/\d+", w) for w in roots[opened.name])
     assert f"{p}/maps" in roots[mapped.name]
     assert roots[env.name] == {f"{p}/environ"}
+
+
+def test_other_namespaces(tracer, run):
+    """The store is mounted somewhere else there, or only one path of it; other pids, other users."""
+    inside, alone, moved = (tracer.path(n, True) for n in ("inside", "alone", "moved"))
+    base = tracer.daemon.base
+    (base / "mnt").mkdir()
+    code = f"""
+libc = __import__('ctypes').CDLL(None, use_errno=True)
+def check(r): assert r == 0, __import__('ctypes').get_errno()
+uid = os.getuid()
+check(libc.unshare(0x10000000 | 0x20000 | 0x20000000))  # user, mount, pid
+open('/proc/self/setgroups', 'w').write('deny')
+open('/proc/self/uid_map', 'w').write(f'0 {{uid}} 1')
+check(libc.mount(b'none', b'/', None, 0x44000, None))  # private
+check(libc.mount({str(base)!r}.encode(), b'/mnt', None, 0x1000, None))
+if os.fork():
+    os.wait()
+os.chdir('/mnt/store/{inside.name}')
+check(libc.mount({str(moved)!r}.encode(), {str(base / "mnt")!r}.encode(), None, 0x1000, None))
+"""
+    run(ALICE, code, env={"PATH": os.environ["PATH"]})
+    run(BOB, f"os.chdir({str(alone)!r})", env={"ELSEWHERE": f"/other{inside}/x"})
+    roots, _ = tracer.ask()
+    assert any(w.endswith("/cwd") for w in roots[inside.name]) and alone.name in roots
+    assert any(w.endswith("/mountinfo") for w in roots[moved.name])
+
+
+def test_a_thread_with_its_own_directory_and_a_process_without_a_first_thread(tracer, run):
+    own, first = tracer.path("own", True), tracer.path("first")
+    p = run(ALICE, f"""
+import ctypes, threading
+libc = ctypes.CDLL(None)
+def work():
+    assert libc.unshare(0x200) == 0  # CLONE_FS
+    os.chdir({str(own)!r})
+    print('ready', flush=True)
+    time.sleep(600)
+threading.Thread(target=work).start()
+libc.syscall(60, 0)  # exit: of this thread alone
+""", env={"A": f"{first}", "PATH": os.environ["PATH"]})
+    wait_until(lambda: "Z" in open(f"/proc/{p.pid}/stat").read().split()[2])
+    roots, _ = tracer.ask()
+    assert roots[own.name] and all(re.fullmatch(rf"/proc/{p.pid}/task/\d+/cwd", w) for w in roots[own.name])
+    assert roots[first.name] and all(w.endswith("/environ") for w in roots[first.name])
+
+
+def test_a_directory_deeper_than_a_path_can_be(tracer, run):
+    """It stops each collection of the stock daemon. Here the store path is found by climbing."""
+    deep, held = tracer.path("deep", True), tracer.path("held", True)
+    for d in (deep, held):
+        d.chmod(0o777)
+    dig = """
+for i in range(30):
+    os.mkdir('x' * 200); os.chdir('x' * 200)
+"""
+    run(ALICE, f"os.chdir({str(deep)!r})" + dig)
+    run(BOB, f"os.chdir({str(held)!r})" + dig + "f = os.open('.', os.O_RDONLY); g = os.open('own', os.O_CREAT | os.O_WRONLY); "
+        "os.chdir('/')")
+    roots, _ = tracer.ask()
+    assert any(w.endswith("/cwd") for w in roots[deep.name])
+    assert any("/fd/" in w for w in roots[held.name])
+
+
+def test_names_that_forge(tracer, run):
+    """Newlines, escapes, the mark of deleted files, fields of maps: a name shows what it holds, no more."""
+    victim, real = tracer.path("victim"), tracer.path("real", True)
+    odd = real / "a\n7f00-7f01 r-xp 0 0 0 (deleted)\\040 "
+    odd.write_bytes(b"x" * 4096)
+    p = run(ALICE, f"""
+import mmap
+f = os.open({os.fsencode(odd)!r}, os.O_RDONLY)
+m = mmap.mmap(f, 4096, mmap.MAP_SHARED, mmap.PROT_READ)
+os.close(f)
+""", env={"ALMOST": f"{str(victim)[:-8]} {tracer.daemon.store}/{'e' * 32}-x {tracer.daemon.store}/{'a' * 31}-x",
+          "PATH": os.environ["PATH"]})
+    roots, _ = tracer.ask()
+    assert f"/proc/{p.pid}/maps" in roots[real.name]
+    assert victim.name not in roots
+
+
+def test_megabytes_of_environment(tracer, run):
+    """Nothing is cut off, wherever in a chunk it stands."""
+    held = [tracer.path(f"p{i}", digit=d) for i, d in enumerate(DIGITS)]
+    fill = {f"F{i}": "/" * 50000 + ("x" * (i * 37)) + f"{p}" for i, p in enumerate(held)}
+    run(ALICE, "", env=fill | {"PATH": os.environ["PATH"]})
+    roots, _ = tracer.ask()
+    assert set(roots) >= {p.name for p in held}
+
+
+def test_thousands_of_processes(tracer):
+    """Time stays small, and the one root among them is found."""
+    held = tracer.path("held")
+    code = """
+import os, sys, time
+n = 0
+for _ in range(3000):
+    try:
+        if os.fork() == 0:
+            time.sleep(600)
+        n += 1
+    except BlockingIOError:
+        break
+os.environ
+f = os.open(sys.argv[1], os.O_RDONLY)
+print(n, flush=True); time.sleep(600)
+"""
+    p = as_user(ALICE, sys.executable, "-S", "-c", code, held, start_new_session=True)
+    try:
+        assert int(p.stdout.readline()) > 1000
+        start = time.monotonic()
+        roots, _ = tracer.ask()
+        assert held.name in roots and time.monotonic() - start < 30
+    finally:
+        os.killpg(p.pid, signal.SIGKILL)
+        p.wait()
+
+
+@pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="needs /dev/fuse")
+def test_homes_that_do_not_answer(tracer):
+    """A home that lets nobody in counts as alive, and so does one that never answers. Neither holds up
+    what is behind it."""
+    d, state, fuses = tracer.daemon, tracer.state, []
+    held = tracer.path("held")
+    for name, options in (("closed", ""), ("silent", ",allow_other")):
+        where = d.base / name
+        where.mkdir()
+        fuses.append(subprocess.Popen([sys.executable, HERE / "stuck_fuse.py", where, str(d.users[ALICE].pw_uid),
+                                       options], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        assert fuses[-1].stdout.readline() == b"ready\n"
+        for i in range(6):
+            (state / f"gcroots/auto/{name}-{i}").symlink_to(where / f"link-{i}")
+    (d.homes[BOB] / "result").symlink_to(held)
+    for i in range(10):
+        (state / f"gcroots/auto/good-{i}").symlink_to(d.homes[BOB] / "result")
+    try:
+        start = time.monotonic()
+        roots, links = tracer.ask()
+        took = time.monotonic() - start
+    finally:
+        for f in fuses:
+            f.stdin.close()
+            f.wait()
+    assert {v[0] for k, v in links.items() if "good" in k} == {"a"} and held.name in roots
+    assert [v[0] for k, v in links.items() if "good" not in k] == ["u"] * 12
+    assert len(links) == 22 and took < 15
+
+
+def test_who_may_ask(tracer):
+    assert parse(connect(tracer.socket, tracer.uid))
+    for user in (ALICE, TRACER):
+        assert connect(tracer.socket, tracer.daemon.users[user].pw_uid) == b""
+    assert connect(tracer.socket, 0) == b""
+    assert b"connected; refused" in tracer.daemon.daemon_log.read_bytes()
+
+
+def test_privileges(tracer):
+    text = open(f"/proc/{tracer.daemon.roots.pid}/status").read()
+    status = dict(re.findall(r"^(\w+):\t(.*)$", text, re.M))
+    caps = f"{1 << 2 | 1 << 19:016x}"
+    assert status["CapEff"] == status["CapPrm"] == status["CapBnd"] == caps
+    assert status["CapAmb"] == status["CapInh"] == "0" * 16
+    assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2" and status["Groups"].strip() == ""
+    assert set(status["Uid"].split()) == {str(tracer.daemon.users[TRACER].pw_uid)}
+
+
+def upstream(data, store):
+    """As the stock client reads: up to an end of file or an empty entry. Raises like it."""
+    found = []
+    for entry in data.split(b"\0"):
+        if not entry:
+            break
+        prefix, base = entry.decode().rsplit("/", 1)
+        if prefix != store or not re.fullmatch(r"[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}", base):
+            raise ValueError(entry)
+        found.append(base)
+    return found
+
+
+def test_upstream_socket(tracer, run):
+    held, other = tracer.path("held"), tracer.path("other")
+    run(ALICE, f"f = os.open({str(held)!r}, os.O_RDONLY)")
+    data = connect(tracer.socket.with_name("upstream"), tracer.uid)
+    found = upstream(data, str(tracer.daemon.store))
+    assert held.name in found and other.name not in found and found[-1].startswith("0" * 32)
+    # A stock client takes any end for the end. Wherever a tracer that died can have stopped
+    # (each message is whole, or was not sent), what came is no list of paths.
+    for end in [m.end() for m in re.finditer(re.escape(f"{tracer.daemon.store}/".encode()), data)]:
+        with pytest.raises(ValueError):
+            upstream(data[:end], str(tracer.daemon.store))
+    assert connect(tracer.socket.with_name("upstream"), 0) == b""
