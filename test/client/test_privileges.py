@@ -53,11 +53,12 @@ def test_table(make_daemon):
         client.wait()
 
 
-def test_broker_links_libc_alone(binaries):
+def test_helpers_link_libc_alone(binaries):
     import subprocess
-    out = subprocess.run(["ldd", binaries / "airplant-ids"], capture_output=True, text=True).stdout
-    libs = {line.split()[0] for line in out.splitlines()}
-    assert {re.sub(r"\..*", "", os.path.basename(x)) for x in libs} <= {"linux-vdso", "libc", "ld-linux-x86-64"}, out
+    for helper in ("airplant-ids", "airplant-roots"):
+        out = subprocess.run(["ldd", binaries / helper], capture_output=True, text=True).stdout
+        libs = {line.split()[0] for line in out.splitlines()}
+        assert {re.sub(r"\..*", "", os.path.basename(x)) for x in libs} <= {"linux-vdso", "libc", "ld-linux-x86-64"}, out
 
 
 def test_kill_nine_anything(make_daemon):

@@ -62,7 +62,7 @@ static int seal_or_exit(enum confine_profile p)
 {
 	_cleanup_err_ struct err e = { 0 };
 
-	if (p != CONFINE_CORE && p != CONFINE_IDS && become_ns_root() < 0)
+	if (p != CONFINE_CORE && p != CONFINE_IDS && p != CONFINE_ROOTS && become_ns_root() < 0)
 		_exit(101);
 	if (confine_seal(p, &e) < 0) {
 		fprintf(stderr, "%s\n", err_msg(&e));
@@ -346,6 +346,57 @@ static void check(const char *who, const char *what, int got, int want)
 {
 	if (got != want)
 		fail_msg("%s: %s: got %d, want %d", who, what, got, want);
+}
+
+ATTEMPT(try_open_read, open("/proc/self/status", O_RDONLY | O_NOFOLLOW))
+ATTEMPT(try_open_path, open("/", O_PATH | O_DIRECTORY))
+ATTEMPT(try_open_write, open("/proc/self/comm", O_WRONLY))
+ATTEMPT(try_open_rdwr, open("/proc/self/mem", O_RDWR))
+ATTEMPT(try_open_creat, open("/nonexistent/file", O_RDONLY | O_CREAT, 0600))
+ATTEMPT(try_open_tmpfile, open("/tmp", O_TMPFILE, 0600))
+ATTEMPT(try_open_trunc, open("/nonexistent", O_RDONLY | O_TRUNC))
+ATTEMPT(try_openat2, syscall(SYS_openat2, AT_FDCWD, "/", NULL, 0))
+ATTEMPT(try_kcmp, syscall(SYS_kcmp, getpid(), getpid(), 0, 0, 0))
+ATTEMPT(try_stop_parent, kill(getppid(), SIGSTOP))
+
+static void as_roots(void)
+{
+	seal_or_exit(CONFINE_ROOTS);
+}
+
+/* The tracer of roots: what the broker may not, it may not either, with few exceptions. */
+static void test_roots(void **state)
+{
+	static const struct {
+		const char *what;
+		long (*call)(void);
+		int want;
+	} rows[] = {
+		{ "open to read", try_open_read, FINE },
+		{ "open as a path", try_open_path, FINE },
+		{ "open to write", try_open_write, KILLED },
+		{ "open to read and write", try_open_rdwr, KILLED },
+		{ "open O_CREAT", try_open_creat, KILLED },
+		{ "open O_TMPFILE", try_open_tmpfile, KILLED },
+		{ "open O_TRUNC", try_open_trunc, KILLED },
+		{ "openat2", try_openat2, KILLED },
+		{ "kcmp", try_kcmp, KILLED },
+		{ "stop the parent", try_stop_parent, KILLED },
+		{ "socketpair", try_socketpair, EFAULT },
+		{ "wait4", try_wait, FINE },
+	};
+
+	(void)state;
+	if (getuid() != 0)
+		return; /* nobody else can give it its capabilities */
+	for (size_t i = 0; i < ELEMENTS(rows); i++)
+		check("roots", rows[i].what, outcome(as_roots, rows[i].call), rows[i].want);
+	for (size_t i = 0; i < ELEMENTS(expectations); i++) {
+		const struct expectation *x = &expectations[i];
+
+		if (x->ids != SKIP && x->call != try_socketpair && x->call != try_wait)
+			check("roots", x->what, outcome(as_roots, x->call), KILLED);
+	}
 }
 
 static void test_profiles(void **state)
@@ -713,6 +764,7 @@ static void test_status(void **state)
 		{ CONFINE_CLEANER, "000000000000000a", false },
 		{ CONFINE_CORE, "0000000000000000", false },
 		{ CONFINE_IDS, "00000000000000c0", true },
+		{ CONFINE_ROOTS, "0000000000080004", true },
 	};
 	char status[8192];
 
@@ -789,7 +841,8 @@ static int drop_scratch(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_profiles),     cmocka_unit_test(test_cleaner),
+		cmocka_unit_test(test_profiles),
+		cmocka_unit_test(test_roots),     cmocka_unit_test(test_cleaner),
 		cmocka_unit_test(test_core),	     cmocka_unit_test(test_builder),
 #ifdef __x86_64__
 		cmocka_unit_test(test_builder_i686),
