@@ -22,8 +22,25 @@ for number in (signal.SIGHUP, signal.SIGQUIT):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = pathlib.Path(__file__).resolve().parents[1]
-START_ID = 872415232
-SUBID_START = 1 << 30
+
+
+def own_block():
+    """Several runs may go on at once on one machine, and the broker refuses ids that are in use: each
+    run has a block of 8388608 ids to itself, as long as it holds a name (an abstract socket)."""
+    for i in range(1, 24):
+        s = socket.socket(socket.AF_UNIX)
+        try:
+            s.bind(f"\0airplant-test-ids-{i}")
+            return i * 8388608, s
+        except OSError:
+            s.close()
+    raise RuntimeError("23 runs of the tests have all ids")
+
+
+_offset, _block = own_block()
+START_ID = 872415232 + _offset
+SUBID_START = (1 << 30) + _offset
+SLOT_IDS = 65536
 # System users that the tests own: made when missing, left in place (they hold nothing).
 DAEMON, BROKER, ALICE, BOB = "airplant-test", "airplant-test-ids", "airplant-alice", "airplant-bob"
 TRACER = "airplant-test-roots"
@@ -51,6 +68,7 @@ def users():
 
 class Daemon:
     """One scratch store with its daemon (and broker)."""
+    made = 0
 
     def __init__(self, base, bin_dir, users, mode, conf=""):
         self.base, self.bin, self.users, self.mode = pathlib.Path(base), bin_dir, users, mode
@@ -63,6 +81,10 @@ class Daemon:
         self.log, self.etc = self.base / "var/log/nix", self.base / "etc"
         self.socket = self.base / "socket"
         self.daemon_log = self.base / "daemon.log"
+        # A quarter of the run's block each, in turn: a test may have several daemons.
+        self.id_count = 32 * SLOT_IDS
+        self.start_id = START_ID + Daemon.made % 4 * self.id_count
+        Daemon.made += 1
         for d in (self.store, self.state, self.log, self.etc):
             d.mkdir(parents=True)
             os.chown(d, users[DAEMON].pw_uid, users[DAEMON].pw_gid)
@@ -119,7 +141,8 @@ class Daemon:
                 "setpriv", "--reuid", str(i.pw_uid), "--regid", str(i.pw_gid), "--clear-groups",
                 "--inh-caps", caps, "--ambient-caps", caps, "--bounding-set", caps,
                 str(self.bin / "airplant-ids"), "--socket", f"{self.base}/ids.socket",
-                "--daemon-user", DAEMON, "--locks", str(locks)], stdout=out, env={})
+                "--daemon-user", DAEMON, "--locks", str(locks), "--start-id", str(self.start_id),
+                "--id-count", str(self.id_count)], stdout=out, env={})
         wait_for(lambda: (self.base / "ids.socket").exists(), self.daemon_log, self.broker)
         os.chown(self.base, d.pw_uid, d.pw_gid)
 

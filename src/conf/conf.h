@@ -42,6 +42,8 @@ struct settings {
 	/* Airplant's own, in the same file or in airplant.conf beside it: */
 	uint64_t ids;	       /* enum ids_setting: auto, broker, subid, single */
 	char *ids_socket;      /* the broker's socket */
+	/* The broker's block, which it has from its own command line; 0: not said here. */
+	uint64_t start_id, id_count;
 	bool nested_sandboxes; /* builders may make namespaces of their own */
 	uint64_t roots;	       /* enum roots_setting: auto, tracer, own */
 	char *roots_socket;    /* the tracer's socket */

@@ -126,6 +126,8 @@ static int setup(struct core *core, struct lease **ret, char **ret_why, struct e
 	l->broker = -1;
 	l->uid = core->uid;
 	l->gid = core->gid;
+	l->start_id = core->settings.start_id;
+	l->id_count = core->settings.id_count;
 	r = choose(l, core, ret_why, e);
 	if (r < 0) {
 		lease_free(l);

@@ -7,10 +7,11 @@
 #include <sys/un.h>
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "core/lease_int.h"
 #include "ipc/ids.h"
 
-enum { BROKER_TIMEOUT_SEC = 2 };
+enum { BROKER_TIMEOUT_SEC = 2, DEFAULT_START_ID = 872415232, DEFAULT_ID_COUNT = 8388608 };
 
 int broker_connect(const char *path)
 {
@@ -113,6 +114,24 @@ static int broker_ask(struct lease *l, enum ids_kind kind, const int *fds, size_
 	return r;
 }
 
+/* The block is the broker's to know: nothing that the daemon reads can change it. An administrator
+ * who wrote another one into nix.conf must hear that. */
+static void check_block(struct lease *l, uint64_t first, uint64_t count)
+{
+	uint64_t start = l->start_id ? l->start_id : DEFAULT_START_ID;
+	uint64_t end = start + (l->id_count ? l->id_count : DEFAULT_ID_COUNT);
+
+	if (l->told_block || count == 0 || !(l->start_id || l->id_count) ||
+	    (first >= start && first + count <= end))
+		return;
+	l->told_block = true;
+	log_warn("the settings 'start-id' and 'id-count' say that builds get the ids %llu to %llu, "
+		 "but the id broker gives them %llu: it has its block from its options --start-id "
+		 "and --id-count (systemctl edit airplant-ids)",
+		 (unsigned long long)start, (unsigned long long)(end - 1),
+		 (unsigned long long)first);
+}
+
 /* 0, LEASE_BUSY, LEASE_NONE, or a sentence. */
 static int ask(struct lease *l, enum ids_kind kind, const int *fds, size_t n_fds,
 	       struct build_ids *ret_ids, int *ret_fd, struct err *e)
@@ -130,6 +149,7 @@ static int ask(struct lease *l, enum ids_kind kind, const int *fds, size_t n_fds
 	if (reply.status != IDS_OK)
 		return err_set(e, -EPERM, "the id broker refused ids for a build: %s",
 			       reply.reason);
+	check_block(l, reply.base, reply.count);
 	*ret_ids = (struct build_ids){ IDS_BROKER, reply.count, reply.base };
 	return 0;
 }

@@ -13,6 +13,8 @@ struct lease {
 	/* broker */
 	char *socket_path;
 	int broker;
+	uint64_t start_id, id_count; /* as nix.conf has them; 0: it does not say */
+	bool told_block;
 	/* subid */
 	struct subid *subid;
 };

@@ -2,12 +2,15 @@
  * run. The kernel guards host uid 0 in a map, but no gid at all: this is the only wall. */
 #include "broker.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
 #include <stdio.h>
+#include <string.h>
 
-#include "base/macro.h"
+#include "base/fd.h"
 
 static bool overlaps(const struct block *b, uint64_t first, uint64_t count)
 {
@@ -62,7 +65,7 @@ static int check_groups(const struct block *b, struct err *e)
 static int check_grants(const struct block *b, const char *path, struct err *e)
 {
 	FILE *f = fopen(path, "re");
-	char *line = NULL;
+	char *line = NULL, *colon;
 	size_t size = 0;
 	int r = 0;
 
@@ -70,15 +73,15 @@ static int check_grants(const struct block *b, const char *path, struct err *e)
 		return errno == ENOENT ? 0 : err_errno(e, -errno, "cannot read '%s'", path);
 	while (r == 0 && getline(&line, &size, f) >= 0) {
 		unsigned long long first, count;
-		char name[64];
+		char what[64];
 
-		if (sscanf(line, "%63[^:]:%llu:%llu", name, &first, &count) == 3 &&
-		    overlaps(b, first, count)) {
-			char what[64];
-
-			snprintf(what, sizeof(what), "the entry in %s for", path);
-			r = collides(b, e, what, name);
-		}
+		colon = strchr(line, ':');
+		if (!colon || sscanf(colon, ":%llu:%llu", &first, &count) != 2 ||
+		    !overlaps(b, first, count))
+			continue;
+		*colon = 0;
+		snprintf(what, sizeof(what), "the entry in %s for", path);
+		r = collides(b, e, what, line);
 	}
 	if (r == 0 && ferror(f))
 		r = err_set(e, -EIO, "cannot read '%s'", path);
@@ -112,5 +115,71 @@ int block_check(const struct block *b, const struct identity *own, const struct 
 		r = check_grants(b, "/etc/subuid", e);
 	if (r == 0)
 		r = check_grants(b, "/etc/subgid", e);
+	return r;
+}
+
+/* An id of this line of /proc/PID/status ("Uid:" or "Gid:", four numbers) that is in the block and
+ * not in a slot of which we know that it is in use: another one's. UINT32_MAX: there is none. */
+static uint32_t foreign_id(const struct block *b, const struct slots *s, const char *status,
+			   const char *line)
+{
+	const char *at = strstr(status, line);
+	uint32_t id[4];
+
+	if (!at || sscanf(at + strlen(line), "%u %u %u %u", &id[0], &id[1], &id[2], &id[3]) != 4)
+		return UINT32_MAX;
+	for (size_t i = 0; i < ELEMENTS(id); i++)
+		if (overlaps(b, id[i], 1) && !slots_known(s, (id[i] - b->start) / IDS_SLOT))
+			return id[i];
+	return UINT32_MAX;
+}
+
+static int check_process(const struct block *b, const struct slots *s, int proc, const char *pid,
+			 struct err *e)
+{
+	_cleanup_close_ int fd = -1;
+	char name[32], text[4096] = { 0 };
+	uint32_t id;
+
+	snprintf(name, sizeof(name), "%.10s/status", pid);
+	fd = openat(proc, name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) < 0)
+		return errno == ENOENT || errno == ESRCH
+			       ? 0
+			       : err_errno(e, -errno,
+					   "cannot see whose the process %s is (is /proc mounted "
+					   "with hidepid?)",
+					   pid);
+	if (strstr(text, "\nState:\tZ"))
+		return 0; /* it will do nothing any more */
+	id = foreign_id(b, s, text, "\nUid:\t");
+	if (id == UINT32_MAX)
+		id = foreign_id(b, s, text, "\nGid:\t");
+	if (id == UINT32_MAX)
+		return 0;
+	snprintf(name, sizeof(name), "%.10s", pid);
+	return collides(b, e, "the ids of the running process", name);
+}
+
+int block_check_running(const struct block *b, const struct slots *s, struct err *e)
+{
+	DIR *dir = opendir("/proc");
+	const struct dirent *d;
+	bool all = false; /* pid 1 is seen when all are */
+	int r = 0;
+
+	if (!dir)
+		return err_errno(e, -errno, "cannot open /proc");
+	while (r == 0 && (errno = 0, d = readdir(dir))) {
+		if (d->d_name[0] < '0' || d->d_name[0] > '9')
+			continue;
+		all = all || !strcmp(d->d_name, "1");
+		r = check_process(b, s, dirfd(dir), d->d_name, e);
+	}
+	if (r == 0 && (errno || !all))
+		r = err_set(e, -EPERM,
+			    "cannot see which ids are in use: /proc does not show all processes "
+			    "(it must be mounted without hidepid)");
+	closedir(dir);
 	return r;
 }

@@ -43,6 +43,8 @@ int broker_start(struct broker *b, int argc, char **argv, struct err *e);
 /* block.c. A sentence naming what the block collides with, when it does. Asks NSS. */
 int block_check(const struct block *b, const struct identity *own, const struct identity *daemon,
 		struct err *e);
+/* The same for the processes that run now; those of leased and quarantined slots are known. */
+int block_check_running(const struct block *b, const struct slots *s, struct err *e);
 
 /* target.c. The process that is to get a map. */
 struct target {

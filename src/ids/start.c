@@ -176,6 +176,8 @@ int broker_start(struct broker *b, int argc, char **argv, struct err *e)
 	if (r == 0)
 		r = open_locks(b, e);
 	if (r == 0)
+		r = block_check_running(&b->block, &b->slots, e);
+	if (r == 0)
 		r = machine_init(&b->machine, e);
 	if (r < 0)
 		return r;

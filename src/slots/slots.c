@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -158,6 +157,13 @@ static int lock_free(const struct slots *s, uint32_t slot, int *ret)
 		return mark < 0 ? mark : -EBUSY;
 	*ret = TAKE_FD(fd);
 	return 0;
+}
+
+bool slots_known(const struct slots *s, uint32_t slot)
+{
+	_cleanup_close_ int fd = -1;
+
+	return lock_free(s, slot, &fd) == -EBUSY;
 }
 
 /* Whoever is told that a slot is clean may have been told wrong. The kernel looks a uid up in a

@@ -9,6 +9,7 @@
  * libc and libbase alone; linked by the broker, and by the core for the ids of /etc/subuid. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -39,6 +40,8 @@ int slots_open(struct slots *s, int dir, uint32_t base, uint32_t ids, uint32_t n
 /* A free slot in which `used` ids are about to be used: unlocked, without a mark, and no process
  * on this machine has one of these as its uid. Marks it. -EBUSY when there is none; -errno. */
 int slots_take(struct slots *s, uint32_t width, uint32_t used, struct slot *ret);
+/* Is it leased or quarantined, so that something may well use its ids? */
+bool slots_known(const struct slots *s, uint32_t slot);
 /* A quarantined slot, now locked; -ENOENT when there is none. The one that failed last comes last.
  */
 int slots_stale(struct slots *s, struct slot *ret);

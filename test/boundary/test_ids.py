@@ -5,6 +5,7 @@ broker: below --build-dir, or AIRPLANT_IDS, or build/src/ids/airplant-ids.
 """
 import array
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -15,10 +16,13 @@ import time
 
 import pytest
 
+from conftest import SLOT_IDS, START_ID
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BROKER = os.environ.get("AIRPLANT_IDS", os.path.join(ROOT, "build/src/ids/airplant-ids"))
 DAEMON, OWN, OTHER = 64111, 64112, 64113
-START, WIDTH, SLOTS = 872415232, 65536, 128
+WIDTH, SLOTS = SLOT_IDS, 128
+START = START_ID  # a block that no other run uses
 OK, BUSY, REFUSED, NONE = 0, 1, 2, 3
 PLAIN, RANGE, RANGE4, CLEAN, RETURN = 1, 2, 3, 4, 5
 CLONE_NEWUSER = 0x10000000
@@ -78,7 +82,7 @@ def dir(tmp_path_factory):
 
 def options(dir, *more):
     return ["--socket", f"{dir}/run/socket", "--daemon-user", "daemonuser",
-            "--locks", f"{dir}/locks", *more]
+            "--locks", f"{dir}/locks", "--start-id", str(START), *more]
 
 
 class Broker:
@@ -172,7 +176,11 @@ class Child:
         hold_r, self.hold = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os.close(self.hold)
+            for fd in set(range(3, 300)) - {w, hold_r}:  # nor what keeps other children waiting
+                try:
+                    os.close(fd)
+                except OSError:
+                    pass
             uid, gid = os.getuid(), os.getgid()
             for i in range(levels):
                 if libc.unshare(CLONE_NEWUSER) != 0:
@@ -293,6 +301,208 @@ def test_leases_outlive_the_broker(dir):
     second.stop()
     assert not set(result[0]) & set(later)
     assert len(set(later)) == SLOTS - 2
+
+
+def test_range_kinds(broker):
+    def daemon():
+        s, got = connect(broker), []
+        for kind in (RANGE, RANGE4, PLAIN):
+            c = Child()
+            status, base, count, reason, fds = lease(s, c, kind)
+            with open(f"/proc/{c.pid}/setgroups") as f:
+                setgroups = f.read().strip()
+            got.append((status, base, count, c.map("uid_map"), c.map("gid_map"), setgroups))
+            c.end()
+        return got
+
+    def maps(base, count):
+        return [(0, base, count), (count, DAEMON, 1)]
+    wide = START + 4 * WIDTH  # four whole slots, the first a multiple of four
+    assert as_user(DAEMON, daemon) == [
+        (OK, START, WIDTH, maps(START, WIDTH), maps(START, WIDTH), "allow"),
+        (OK, wide, 4 * WIDTH, maps(wide, 4 * WIDTH), maps(wide, 4 * WIDTH), "allow"),
+        (OK, START + WIDTH, 1, maps(START + WIDTH, 1), maps(START + WIDTH, 1), "deny"),
+    ]
+
+
+def test_leases_never_overlap(dir):
+    """All kinds mixed until nothing is free: no two that are held have an id in common."""
+    def daemon():
+        s, held, refused = connect(b), [], set()
+        for i in range(60):
+            kind = (PLAIN, RANGE4, RANGE)[i % 3]
+            c = Child()
+            status, base, count, _, fds = lease(s, c, kind)
+            c.end()
+            if status == OK:
+                held.append((base, base + count, fds[0]))
+            else:
+                assert status == BUSY and not fds
+                refused.add(kind)
+            if i == 40:
+                for k in range(0, len(held), 2):  # some come back
+                    assert give_back(s, held[k][2]) == OK
+                held = held[1::2]
+        return sorted(h[:2] for h in held), refused
+
+    b = Broker(dir, "--id-count", str(18 * WIDTH))
+    held, refused = as_user(DAEMON, daemon)
+    b.stop()
+    assert refused == {PLAIN, RANGE, RANGE4}
+    assert all(a[1] <= b[0] for a, b in zip(held, held[1:])), held
+    assert all(START <= a[0] and a[1] <= START + 18 * WIDTH for a in held)
+
+
+def test_dropped_lease_is_quarantined(dir):
+    """Across a kill -9 of the broker too: only CLEAN gets it, only a return frees it."""
+    def drop(kind):
+        s, c = connect(b), Child()
+        status, _, _, _, fds = lease(s, c, kind)
+        c.end()
+        os.close(fds[0])
+        return status
+
+    def busy(kind):
+        s, c = connect(b), Child()
+        status = lease(s, c, kind)[0]
+        c.end()
+        return status
+
+    def clean():
+        s, c = connect(b), Child()
+        status, base, count, _, fds = lease(s, c, CLEAN)
+        maps = c.map("uid_map"), c.map("gid_map")
+        c.end()
+        d = Child()
+        again = lease(s, d, CLEAN)[0]  # leased to the first cleaner now
+        d.end()
+        return status, base, count, maps, again, give_back(s, fds[0])
+
+    for kind, n in ((PLAIN, 1), (RANGE, 1), (RANGE4, 4)):
+        b = Broker(dir, "--id-count", str(n * WIDTH))
+        assert as_user(DAEMON, lambda: drop(kind)) == OK
+        assert as_user(DAEMON, lambda: [busy(k) for k in (PLAIN, RANGE, kind)]) == [BUSY] * 3
+        b.stop()
+        b = Broker(dir, "--id-count", str(n * WIDTH))
+        assert as_user(DAEMON, lambda: busy(kind)) == BUSY
+        # The whole slot, whatever the build had of it, and the daemon behind.
+        maps = ([(0, START, n * WIDTH), (n * WIDTH, DAEMON, 1)],) * 2
+        assert as_user(DAEMON, clean) == (OK, START, n * WIDTH, maps, NONE, OK)
+        b.stop()
+        b = Broker(dir, "--id-count", str(n * WIDTH))
+        assert as_user(DAEMON, lambda: busy(CLEAN)) == NONE
+        assert as_user(DAEMON, lambda: drop(kind)) == OK
+        assert as_user(DAEMON, clean)[-1] == OK
+        b.stop()
+
+
+def test_clean_with_the_lease(broker):
+    def daemon():
+        s, c, d = connect(broker), Child(), Child()
+        _, base, _, _, (fd,) = lease(s, c, RANGE)
+        status, again, count, _, (copy,) = lease(s, d, CLEAN, fd)
+        maps = d.map("uid_map")
+        os.close(fd)
+        e = Child()
+        held = lease(s, e, CLEAN)[0]  # the copy holds it
+        returned = give_back(s, copy)
+        free = lease(s, e, CLEAN)[0]
+        return [x.end() for x in (c, d, e)], (status, again - base, count, maps[0][1] - base), held, returned, free
+    assert as_user(DAEMON, daemon) == ([0, 0, 0], (OK, 0, WIDTH, 0), NONE, OK, NONE)
+
+
+FORGED = ["/dev/null", "/etc/passwd", "/", "/proc/self/ns/user", "fifo", "pidfd", "unlocked", "old"]
+
+
+@pytest.mark.parametrize("kind", [CLEAN, RETURN])
+@pytest.mark.parametrize("what", FORGED)
+def test_fd_that_is_no_lease(broker, what, kind):
+    """Neither ids nor a free slot for an fd that is not the lease of a slot."""
+    def daemon():
+        s, c, d = connect(broker), Child(), Child()
+        _, base, _, _, (real,) = lease(s, c)
+        if what == "pidfd":
+            fd = d.pidfd
+        elif what == "fifo":
+            fd = os.pipe()[0]
+        elif what == "unlocked":  # returned and freed, and kept: another's lease by now
+            fd = real
+            send(s, request(kind=RETURN), [fd])
+            assert receive(s)[0] == OK
+        elif what == "old":
+            # A lease that was let go of, by force, and is somebody else's now.
+            fcntl.flock(real, fcntl.LOCK_UN)
+            other = Child()
+            got = lease(s, other, CLEAN)
+            assert got[:2] == (OK, base)
+            other.end()
+            fd = real
+        else:
+            fd = os.open(what, os.O_RDONLY)
+        if kind == CLEAN:
+            status, _, _, reason, fds = lease(s, d, CLEAN, fd)
+            maps = d.map("uid_map")
+        else:
+            send(s, request(kind=RETURN), [fd])
+            status, _, _, reason, fds = receive(s)
+            maps = []
+        return status, reason, fds, maps, c.end(), d.end()
+    status, reason, fds, maps, *ends = as_user(DAEMON, daemon)
+    assert (status, fds, maps, ends) == (REFUSED, [], [], [0, 0]), reason
+    assert "slot" in reason
+
+
+def run_as(uid, gid=None, threads=False):
+    """A process with that uid; its pid."""
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        gid = uid if gid is None else gid
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+        os.write(w, b"x")
+        time.sleep(60)
+        os._exit(0)
+    os.close(w)
+    assert os.read(r, 1) == b"x"
+    os.close(r)
+    return pid
+
+
+def ended(pid):
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("kind,offset", [(PLAIN, 0), (RANGE, 0), (RANGE, WIDTH - 1), (RANGE4, 3 * WIDTH + 5)])
+def test_returned_while_something_runs(dir, kind, offset):
+    """The daemon's word is not enough: a slot under whose ids a process runs is not leased."""
+    def daemon():
+        s, c = connect(b), Child()
+        status, base, _, _, fds = lease(s, c, kind)
+        c.end()
+        return status, [give_back(s, fd) for fd in fds]
+
+    n = 4 if kind == RANGE4 else 1
+    b = Broker(dir, "--id-count", str(n * WIDTH))
+    assert as_user(DAEMON, daemon) == (OK, [OK])
+    pid = run_as(START + offset)
+    assert as_user(DAEMON, daemon) == (BUSY, [])
+    ended(pid)
+    assert as_user(DAEMON, daemon) == (OK, [OK])
+    b.stop()
+
+
+def test_requests_have_a_rate(broker):
+    def daemon():
+        s, c = connect(broker), Child(levels=0)
+        began = time.monotonic()
+        for _ in range(1100):  # two full seconds' worth and some
+            assert lease(s, c)[0] == REFUSED
+        c.end()
+        return time.monotonic() - began
+    assert as_user(DAEMON, daemon) > 1
 
 
 ODD = {
@@ -462,8 +672,17 @@ def test_daemon_cannot_touch_the_broker(broker):
                 raise OSError(ctypes.get_errno(), name)
         return f
 
+    def getfd(pid):
+        fd = os.pidfd_open(pid)
+        try:
+            call("syscall", 438, fd, 0, 0)()  # pidfd_getfd
+        finally:
+            os.close(fd)
+
     def daemon():
         import resource
+        room = ctypes.create_string_buffer(8)
+        iov = (ctypes.c_size_t * 2)(ctypes.addressof(room), 8)
         return {
             "kill": errno_of(lambda: os.kill(pid, 0)),
             "kill -9": errno_of(lambda: os.kill(pid, 9)),
@@ -472,12 +691,21 @@ def test_daemon_cannot_touch_the_broker(broker):
             "setpriority": errno_of(lambda: os.setpriority(os.PRIO_PROCESS, pid, 19)),
             "mem": errno_of(lambda: os.open(f"/proc/{pid}/mem", os.O_RDONLY)),
             "fd": errno_of(lambda: os.listdir(f"/proc/{pid}/fd")),
+            "pidfd_getfd": errno_of(lambda: getfd(pid)),
+            "process_vm_readv": errno_of(call("process_vm_readv", pid, iov, 1, iov, 1, 0)),
+            "sched_setaffinity": errno_of(lambda: os.sched_setaffinity(pid, {0})),
+            "setscheduler": errno_of(lambda: os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))),
+            "mem for writing": errno_of(lambda: os.open(f"/proc/{pid}/mem", os.O_WRONLY)),
+            "root": errno_of(lambda: os.listdir(f"/proc/{pid}/root")),
+            "oom_score_adj": errno_of(lambda: os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY)),
+            "maps": errno_of(lambda: open(f"/proc/{pid}/maps").read()),
+            "locks for writing": errno_of(lambda: os.open(f"{broker.dir}/locks/x", os.O_CREAT | os.O_WRONLY)),
             "environ": errno_of(lambda: open(f"/proc/{pid}/environ").read()),
             "locks": errno_of(lambda: os.listdir(f"{broker.dir}/locks")),
             "slot": errno_of(lambda: os.open(f"{broker.dir}/locks/ids-{START}", os.O_RDONLY)),
         }
     got = as_user(DAEMON, daemon)
-    assert all(e in (1, 13) for e in got.values()), got
+    assert not {k: e for k, e in got.items() if e not in (1, 13)}
 
 
 def test_state_of_the_broker(broker):
@@ -534,6 +762,60 @@ def test_refuses_to_start(dir, what):
     assert p.returncode == 1 and sentence in p.stderr, p.stderr
 
 
+@pytest.mark.parametrize("who", ["uid", "gid"])
+def test_ids_that_run(dir, who):
+    """Refused while a process has an id of the block, and says which."""
+    used = START + 9 * WIDTH + 3
+    pid = run_as(used, 100) if who == "uid" else run_as(OTHER, used)
+    p = subprocess.run(command(dir, options(dir)), capture_output=True, text=True, timeout=10)
+    ended(pid)
+    assert p.returncode == 1 and f"the running process '{pid}'" in p.stderr, p.stderr
+    Broker(dir).stop()
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["leased", "quarantined"])
+def test_restart_while_builds_run(dir, held):
+    """What runs under a slot that is leased, or was left behind, is no reason to stay away."""
+    def daemon():
+        s, c = connect(b), Child()
+        fds = lease(s, c, RANGE4)[4]
+        c.end()
+        os.write(ready_w, b"x")
+        if held:
+            os.read(go_r, 1)
+        return len(fds)
+
+    import threading
+    ready_r, ready_w = os.pipe()
+    go_r, go_w = os.pipe()
+    b = Broker(dir)
+    t = threading.Thread(target=lambda: as_user(DAEMON, daemon))
+    t.start()
+    os.read(ready_r, 1)
+    pid = run_as(START + 3 * WIDTH + 1)
+    b.stop()
+    again = Broker(dir)  # fails the test when it does not come up
+    os.write(go_w, b"x")
+    t.join()
+    again.stop()
+    ended(pid)
+
+
+def test_hidden_processes(dir):
+    """Who cannot see the processes cannot say that ids are free."""
+    args = command(dir, options(dir))
+    args[4] = "mount -t proc -o hidepid=invisible proc /proc || exit 99; " + args[4]
+    p = subprocess.run(args, capture_output=True, text=True, timeout=10)
+    assert p.returncode == 1 and "hidepid" in p.stderr, p.stderr
+
+
+def test_second_broker(dir):
+    first = Broker(dir)
+    p = subprocess.run(command(dir, options(dir)), capture_output=True, text=True, timeout=10)
+    first.stop()
+    assert p.returncode == 1 and "another broker" in p.stderr, p.stderr
+
+
 def test_forged_slot_file(dir):
     os.symlink("/etc/passwd", f"{dir}/locks/ids-{START + 7 * WIDTH}")
     p = subprocess.run(command(dir, options(dir)), capture_output=True, text=True, timeout=10)
@@ -545,7 +827,7 @@ def test_forged_slot_file(dir):
 def test_socket_activation(dir):
     path = f"{dir}/run/socket"
     p = subprocess.Popen(["systemd-socket-activate", "--seqpacket", "-l", path, *command(
-        dir, ["--daemon-user", str(DAEMON), "--locks", f"{dir}/locks"])], stderr=subprocess.PIPE)
+        dir, ["--daemon-user", str(DAEMON), "--locks", f"{dir}/locks", "--start-id", str(START)])], stderr=subprocess.PIPE)
     for _ in range(100):
         if os.path.exists(path):
             break
