@@ -10,24 +10,17 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "build/supervisor.h"
-#include "hash/hash.h"
+#include "build/outputs.h"
 #include "nar/refscan.h"
 #include "nar/tree.h"
-#include "path/path.h"
 
-struct work {
-	struct build *b;
-	int store, out; /* the builder's store directory and <scratch>/out */
-	struct build_made *made;
-};
-
-/* An outcome for the client, as opposed to a fault of the machine. */
-enum { REJECTED = 1 };
-
-static int out_of_memory(struct err *e)
+static bool is_flat(const struct build_output *o)
 {
-	return err_set(e, -ENOMEM, "out of memory");
+	enum ca_method method;
+	enum hash_algo algo;
+
+	return *o->ca && ca_method_parse(o->ca, &method, &algo, NULL) == 0 &&
+	       (method == CA_FLAT || method == CA_TEXT);
 }
 
 static int check_present(struct work *w, const struct build_output *o, struct stat *st,
@@ -55,7 +48,7 @@ static int check_present(struct work *w, const struct build_output *o, struct st
 			       "\"%s/%s\"" C_NORMAL " for output " Q_ARG
 			       "; rejecting this build output",
 			       s->store_dir, o->path, o->name);
-	if (s->fixed && !s->fixed_recursive && (!S_ISREG(st->st_mode) || (st->st_mode & S_IXUSR)))
+	if (is_flat(o) && (!S_ISREG(st->st_mode) || (st->st_mode & S_IXUSR)))
 		return err_set(
 			e, REJECTED,
 			"output path " C_MAGENTA "\"%s/%s\"" C_NORMAL
@@ -66,7 +59,7 @@ static int check_present(struct work *w, const struct build_output *o, struct st
 }
 
 /* TREE_BAD and its like are what the builder did; negative values are ours. */
-static int tree_result(int r, const struct work *w, const struct build_output *o, struct err *e)
+int tree_result(int r, const struct work *w, const struct build_output *o, struct err *e)
 {
 	if (r == 0)
 		return 0;
@@ -155,6 +148,7 @@ static int measure(struct work *w, size_t i, struct err *e)
 	r = tree_result(tree_measure(w->out, o->path, scan, &facts, e), w, o, e);
 	if (r == 0) {
 		m->name = o->name;
+		m->path = o->path;
 		memcpy(m->nar_hash, facts.nar_hash, sizeof(m->nar_hash));
 		m->nar_size = facts.nar_size;
 		for (size_t k = 0; r == 0 && k < s->inputs.n; k++)
@@ -177,7 +171,8 @@ static bool refers_to(const struct work *w, size_t from, size_t to)
 	return from != to && strv_has_sorted(&w->made[from].refs, w->b->s.outputs.v[to].path);
 }
 
-/* Depth first with an explicit stack; `state` is 0 unseen, 1 on the stack, 2 done. */
+/* Depth first with an explicit stack; `state` is 0 unseen, 1 on the stack, 2 done. What an output
+ * refers to comes before it in `order`. */
 static int find_cycle(struct work *w, size_t start, uint8_t *state, size_t *stack, size_t *next,
 		      struct err *e)
 {
@@ -194,6 +189,7 @@ static int find_cycle(struct work *w, size_t start, uint8_t *state, size_t *stac
 
 		if (to == s->outputs.n) {
 			state[at] = 2;
+			w->order[w->n_ordered++] = at;
 			if (depth-- == 0)
 				return 0;
 			continue;
@@ -220,131 +216,12 @@ static int check_cycles(struct work *w, struct err *e)
 	size_t *next = arena_array(&w->b->arena, n, sizeof(*next));
 	int r = 0;
 
-	if (!state || !stack || !next)
+	w->order = arena_array(&w->b->arena, n, sizeof(*w->order));
+	if (!state || !stack || !next || !w->order)
 		return out_of_memory(e);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		r = find_cycle(w, i, state, stack, next, e);
 	return r;
-}
-
-/* --- fixed outputs ------------------------------------------------------- */
-
-static int feed(void *ctx, const uint8_t *data, size_t len)
-{
-	hasher_feed(ctx, data, len);
-	return 0;
-}
-
-static int hash_file(int dirfd, const char *name, struct hasher *h)
-{
-	_cleanup_close_ int fd = open_beneath(dirfd, name, O_RDONLY, 0);
-	uint8_t data[64 * 1024];
-
-	if (fd < 0)
-		return fd;
-	for (;;) {
-		ssize_t n = read(fd, data, sizeof(data));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : 0;
-		hasher_feed(h, data, (size_t)n);
-	}
-}
-
-static int hash_output(struct work *w, const struct build_output *o, struct hash *got,
-		       struct err *e)
-{
-	const struct build_start *s = &w->b->s;
-	struct hasher *h;
-	int r;
-
-	if (hash_algo_parse(s->fixed_algo, &got->algo) != 0 ||
-	    s->fixed_hash.n != hash_size(got->algo))
-		return err_set(e, -EINVAL, "unknown hash algorithm '%s' of a fixed output",
-			       s->fixed_algo);
-	h = hasher_new(got->algo);
-	if (!h)
-		return out_of_memory(e);
-	if (s->fixed_recursive) {
-		r = tree_result(tree_dump(w->out, o->path, feed, h, e), w, o, e);
-	} else {
-		r = hash_file(w->out, o->path, h);
-		if (r < 0)
-			err_errno(e, r, "reading output '%s'", o->name);
-	}
-	if (r == 0)
-		hasher_final(h, got);
-	hasher_free(h);
-	return r;
-}
-
-/* Where the contents belong that came instead of those asked for. */
-static int keep_under_real_path(struct work *w, const struct build_output *o, const struct ca *ca,
-				char **ret, struct err *e)
-{
-	struct build *b = w->b;
-	char *name = output_object_name(&b->arena, b->s.drv_name, o->name);
-	struct strv none = { 0 };
-	struct store_path real;
-	int r;
-
-	if (!name)
-		return out_of_memory(e);
-	r = store_path_for_ca(b->s.store_dir, name, ca, &none, false, &real, e);
-	if (r != 0)
-		return r < 0 ? r : -EINVAL;
-	if (renameat(w->out, o->path, w->out, real.base) < 0)
-		return err_errno(e, -errno, "moving output '%s'", o->name);
-	*ret = arena_strdup(&b->arena, real.base);
-	return *ret ? 0 : out_of_memory(e);
-}
-
-static int check_fixed(struct work *w, char **ret_real, struct err *e)
-{
-	struct build *b = w->b;
-	const struct build_output *o = &b->s.outputs.v[0];
-	struct strv *refs = &w->made[0].refs;
-	struct hash want = { 0 };
-	struct ca ca = { .method = b->s.fixed_recursive ? CA_NAR : CA_FLAT };
-	int r = hash_output(w, o, &ca.hash, e);
-
-	if (r != 0)
-		return r;
-	want.algo = ca.hash.algo;
-	memcpy(want.bytes, b->s.fixed_hash.v, b->s.fixed_hash.n);
-	w->made[0].ca = ca_print(&b->arena, &ca);
-	if (!w->made[0].ca)
-		return out_of_memory(e);
-	if (refs->n && !(b->s.fixed_recursive && ca.hash.algo == HASH_SHA256))
-		return err_set(
-			e, REJECTED,
-			"fixed output derivation '%s' is not allowed to refer to other store "
-			"paths.\nYou may need to use the 'unsafeDiscardReferences' derivation "
-			"attribute, see the manual for more details.",
-			b->s.drv_name);
-	if (!hash_equal(&want, &ca.hash)) {
-		if (refs->n == 0) {
-			r = keep_under_real_path(w, o, &ca, ret_real, e);
-			if (r != 0)
-				return r;
-		}
-		return err_set(e, REJECTED,
-			       "hash mismatch in fixed-output derivation '" C_MAGENTA
-			       "%s/%s" C_NORMAL "':\n  specified: " C_MAGENTA "%s" C_NORMAL
-			       "\n     got:    " C_MAGENTA "%s" C_NORMAL,
-			       b->s.store_dir, b->s.drv, hash_print(&b->arena, &want, SRI),
-			       hash_print(&b->arena, &ca.hash, SRI));
-	}
-	if (refs->n)
-		return err_set(
-			e, REJECTED,
-			"fixed-output derivations must not reference store paths: '" C_MAGENTA
-			"%s/%s" C_NORMAL "' references " C_MAGENTA "%zu" C_NORMAL
-			" distinct paths, e.g. '" C_MAGENTA "%s/%s" C_NORMAL "'",
-			b->s.store_dir, b->s.drv, refs->n, b->s.store_dir, refs->v[0]);
-	return 0;
 }
 
 /* Each step may read many gigabytes; whoever cancels waits for its end, not for all of them. */
@@ -364,7 +241,7 @@ static int collect(struct work *w, char **ret_real, struct err *e)
 	w->store = open_beneath(w->b->top, "store", O_RDONLY | O_DIRECTORY, 0);
 	if (w->out < 0 || w->store < 0)
 		return err_errno(e, w->out < 0 ? w->out : w->store, "opening the build's outputs");
-	if (s->fixed && s->outputs.n != 1)
+	if (s->fixed_hash.n && s->outputs.n != 1)
 		return err_set(e, -EINVAL, "a fixed-output derivation has one output, not %zu",
 			       s->outputs.n);
 	for (size_t i = 0; i < s->outputs.n; i++) {
@@ -381,8 +258,13 @@ static int collect(struct work *w, char **ret_real, struct err *e)
 	r = still_wanted(w, e);
 	if (r == 0)
 		r = check_cycles(w, e);
-	if (r == 0 && s->fixed)
-		r = check_fixed(w, ret_real, e);
+	if (r == 0 && s->fixed_hash.n)
+		return outputs_check_fixed(w, ret_real, e);
+	for (size_t i = 0; r == 0 && i < w->n_ordered; i++) {
+		r = still_wanted(w, e);
+		if (r == 0 && *s->outputs.v[w->order[i]].ca)
+			r = outputs_address(w, w->order[i], e);
+	}
 	return r;
 }
 

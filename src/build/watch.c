@@ -250,6 +250,8 @@ static int print_failure(struct build *b, bool full, struct buf *t)
 	const struct build_start *s = &b->s;
 	struct build_output *sorted =
 		arena_dup(&b->arena, s->outputs.v, s->outputs.n * sizeof(*sorted));
+	/* Where it would have put what is named after its contents says nothing to anybody. */
+	size_t known = s->outputs.n && *s->outputs.v[0].ca && !s->fixed_hash.n ? 0 : s->outputs.n;
 	int r;
 
 	if (!sorted)
@@ -266,9 +268,9 @@ static int print_failure(struct build *b, bool full, struct buf *t)
 		r = 0;
 	if (r == 0)
 		r = buf_append_str(t, C_NORMAL ".");
-	if (r == 0 && s->outputs.n)
+	if (r == 0 && known)
 		r = buf_append_str(t, "\nOutput paths:");
-	for (size_t i = 0; r == 0 && i < s->outputs.n; i++)
+	for (size_t i = 0; r == 0 && i < known; i++)
 		r = buf_printf(t, "\n  " C_MAGENTA "%s/%s" C_NORMAL, s->store_dir, sorted[i].path);
 	if (r == 0 && (r = logfile_quote(b->log, t)) == 1)
 		r = buf_printf(t, "For full logs, run:\n  " C_BOLD "nix-store -l %s/%s" C_NORMAL,

@@ -89,7 +89,8 @@ struct rewrites {
 	size_t n;
 };
 
-static int rewrites_make(const struct drv *d, struct arena *a, struct rewrites *ret)
+static int rewrites_make(const char *store_dir, const struct drv *d, const struct build_start *s,
+			 struct arena *a, struct rewrites *ret)
 {
 	ret->n = d->outputs.n;
 	ret->from = arena_array(a, ret->n, sizeof(*ret->from));
@@ -98,8 +99,8 @@ static int rewrites_make(const struct drv *d, struct arena *a, struct rewrites *
 		return -ENOMEM;
 	for (size_t i = 0; i < ret->n; i++) {
 		ret->from[i] = output_placeholder(a, d->outputs.v[i].name);
-		ret->to[i] = d->outputs.v[i].path;
-		if (!ret->from[i])
+		ret->to[i] = arena_printf(a, "%s/%s", store_dir, s->outputs.v[i].path);
+		if (!ret->from[i] || !ret->to[i])
 			return -ENOMEM;
 	}
 	return 0;
@@ -194,6 +195,11 @@ static int put_attributes(const struct build_env_input *in, const char *build_di
 	return 0;
 }
 
+static bool sees_network(const struct drv *d)
+{
+	return d->kind == DRV_FIXED || d->kind == DRV_IMPURE;
+}
+
 static int make_environment(const struct build_env_input *in, const char *build_dir,
 			    const struct rewrites *rw, struct arena *a, struct build_start *s,
 			    struct err *e)
@@ -211,8 +217,9 @@ static int make_environment(const struct build_env_input *in, const char *build_
 	r = put_attributes(in, build_dir, &env, &files, e);
 	for (size_t i = 0; i < ELEMENTS(temp_names); i++)
 		pairs_put(&env, temp_names[i], build_dir);
-	if (in->drv->kind == DRV_FIXED) {
+	if (in->drv->kind == DRV_FIXED)
 		pairs_put(&env, "NIX_OUTPUT_CHECKED", "1");
+	if (sees_network(in->drv)) {
 		for (size_t i = 0; i < in->opts->impure_env_vars.n; i++) {
 			const char *name = in->opts->impure_env_vars.v[i];
 			const char *value = in->get_env ? in->get_env(name) : NULL;
@@ -303,8 +310,8 @@ static int decide_sandbox(const struct build_env_input *in, uint64_t *ret, struc
 				       "single' that's allowed only to clients in 'trusted-users', "
 				       "because the builder would run as the daemon's own user",
 				       in->store_dir, in->drv_base);
-		*ret = (in->drv->kind == DRV_FIXED && may_ask) || in->opts->no_chroot ? SANDBOX_OFF
-										      : SANDBOX_ON;
+		*ret = (sees_network(in->drv) && may_ask) || in->opts->no_chroot ? SANDBOX_OFF
+										 : SANDBOX_ON;
 		return 0;
 	default:
 		if (in->opts->no_chroot)
@@ -315,6 +322,19 @@ static int decide_sandbox(const struct build_env_input *in, uint64_t *ret, struc
 		*ret = SANDBOX_ON;
 		return 0;
 	}
+}
+
+/* Where the builder puts an output. */
+static int output_place(const struct build_env_input *in, const struct drv_output *o,
+			struct store_path *ret, struct err *e)
+{
+	struct store_path drv;
+	int r;
+
+	if (*o->path)
+		return store_path_parse(in->store_dir, o->path, ret, e);
+	r = store_path_parse_base(in->drv_base, &drv, e);
+	return r ? r : store_path_for_scratch(in->store_dir, &drv, in->drv->name, o->name, ret, e);
 }
 
 static int make_outputs(const struct build_env_input *in, struct arena *a, struct build_start *s,
@@ -329,18 +349,20 @@ static int make_outputs(const struct build_env_input *in, struct arena *a, struc
 	for (size_t i = 0; i < d->outputs.n; i++) {
 		struct store_path p;
 
-		if (store_path_parse(in->store_dir, d->outputs.v[i].path, &p, e))
+		if (output_place(in, &d->outputs.v[i], &p, e))
 			return err_prefix(e, "derivation '%s/%s': ", in->store_dir, in->drv_base);
 		s->outputs.v[i].name = d->outputs.v[i].name;
 		s->outputs.v[i].path = arena_strdup(a, p.base);
-		if (!s->outputs.v[i].path)
+		s->outputs.v[i].ca = *d->outputs.v[i].algo
+					     ? ca_method_print(a, d->outputs.v[i].method,
+							       d->outputs.v[i].hash_algo)
+					     : (char *)"";
+		if (!s->outputs.v[i].path || !s->outputs.v[i].ca)
 			return err_errno(e, -ENOMEM, "preparing the outputs");
 	}
+	s->fixed = sees_network(d);
 	if (d->kind != DRV_FIXED)
 		return 0;
-	s->fixed = 1;
-	s->fixed_recursive = d->fixed.method == CA_NAR;
-	s->fixed_algo = (char *)hash_algo_name(d->fixed.hash.algo);
 	s->fixed_hash.n = hash_size(d->fixed.hash.algo);
 	s->fixed_hash.v = (uint8_t *)d->fixed.hash.bytes;
 	return 0;
@@ -391,11 +413,13 @@ int build_env_make(const struct build_env_input *in, struct arena *a, struct bui
 	/* Without a sandbox the builder sees the directory where it lies. */
 	s.build_dir = s.sandbox == SANDBOX_ON ? set->sandbox_build_dir
 					      : arena_printf(a, "%s/build", in->scratch);
-	if (!s.build_dir || rewrites_make(in->drv, a, &rw) < 0)
+	if (!s.build_dir)
 		return err_errno(e, -ENOMEM, "preparing the build of '%s'", in->drv_base);
 	if (s.sandbox == SANDBOX_ON && !strncmp(in->store_dir, s.build_dir, strlen(s.build_dir)))
 		return err_set(e, ENV_BAD, "`sandbox-build-dir` must not contain the storeDir");
 	r = make_outputs(in, a, &s, e);
+	if (r == 0 && rewrites_make(in->store_dir, in->drv, &s, a, &rw) < 0)
+		r = err_errno(e, -ENOMEM, "preparing the build of '%s'", in->drv_base);
 	if (r == 0)
 		r = make_args(in, &rw, a, &s, e);
 	if (r == 0)

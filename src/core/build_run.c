@@ -414,6 +414,24 @@ static void stage_failed(struct build_run *run, int r)
 	send_release(run);
 }
 
+static int note_outputs(struct build_run *run, const struct staged *v, size_t n)
+{
+	struct build_outcome *o = &run->outcome;
+
+	o->outputs = arena_array(&run->arena, n, sizeof(*o->outputs));
+	if (n && !o->outputs)
+		return -ENOMEM;
+	for (; o->n_outputs < n; o->n_outputs++) {
+		struct drv_row *row = &o->outputs[o->n_outputs];
+
+		row->output = run->job.drv->outputs.v[o->n_outputs].name;
+		row->path = arena_strdup(&run->arena, v[o->n_outputs].info.path.base);
+		if (!row->path)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
 static void end_well(struct build_run *run, struct build_stage_input *in)
 {
 	struct staged *v = NULL;
@@ -432,6 +450,12 @@ static void end_well(struct build_run *run, struct build_stage_input *in)
 	}
 	r = build_stage(in, &run->arena, &v, &n, &run->error);
 	if (r) {
+		stage_failed(run, r);
+		return;
+	}
+	r = note_outputs(run, v, n);
+	if (r < 0) {
+		err_errno(&run->error, r, "registering the outputs of '%s'", run->drv_base);
 		stage_failed(run, r);
 		return;
 	}

@@ -4,6 +4,7 @@
 
 #include "core/drv_opts.h"
 #include "ipc/build.h"
+#include "store/db.h"
 
 struct core;
 struct runs;
@@ -26,6 +27,9 @@ struct build_outcome {
 	bool cpu_known;
 	uint64_t cpu_user_usec, cpu_system_usec, peak_memory_bytes, peak_procs;
 	uint64_t log_size; /* bytes */
+	/* What was registered when all went well, and not for a check. */
+	struct drv_row *outputs;
+	size_t n_outputs;
 };
 
 /* `ended` is the last call; the run goes on alone until its scratch is gone. Never called from

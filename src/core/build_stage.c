@@ -28,10 +28,19 @@ static const struct build_made *made_get(const struct build_stage_input *in, con
 	return found;
 }
 
+/* Their paths follow from what was made: place_objects checks that. */
+static bool has_claimed_paths(const struct drv *d)
+{
+	return d->kind == DRV_FLOATING || d->kind == DRV_IMPURE;
+}
+
 static bool is_output(const struct build_stage_input *in, const char *base)
 {
 	size_t dir_len = strlen(in->store_dir);
 
+	for (size_t i = 0; has_claimed_paths(in->drv) && i < in->end->outputs.n; i++)
+		if (!strcmp(in->end->outputs.v[i].path, base))
+			return true;
 	for (size_t i = 0; i < in->drv->outputs.n; i++) {
 		const char *path = in->drv->outputs.v[i].path;
 
@@ -89,6 +98,30 @@ static int finish_fixed(const struct build_stage_input *in, struct arena *a, str
 	return info->ca ? 0 : err_errno(e, -ENOMEM, "registering the output of '%s'", in->drv_base);
 }
 
+/* The path and the content address that the supervisor found for an output. */
+static int finish_claimed(const struct build_stage_input *in, const struct drv_output *o,
+			  const struct build_made *claim, struct arena *a, struct path_info *info,
+			  struct err *e)
+{
+	struct ca ca;
+
+	if (ca_parse(claim->ca, &ca, NULL) || ca.method != o->method ||
+	    ca.hash.algo != o->hash_algo)
+		return bad_claim(in, e, "a content address that the derivation did not ask for");
+	info->ca = ca_print(a, &ca);
+	return info->ca ? 0 : err_errno(e, -ENOMEM, "registering the output of '%s'", in->drv_base);
+}
+
+static int output_path(const struct build_stage_input *in, const struct drv_output *o,
+		       const struct build_made *claim, struct store_path *ret, struct err *e)
+{
+	if (!has_claimed_paths(in->drv))
+		return store_path_parse(in->store_dir, o->path, ret, e);
+	if (store_path_parse_base(claim->path, ret, NULL))
+		return bad_claim(in, e, "an output without a path");
+	return 0;
+}
+
 static int collect(const struct build_stage_input *in, struct arena *a, struct output_made *made,
 		   struct err *e)
 {
@@ -103,11 +136,13 @@ static int collect(const struct build_stage_input *in, struct arena *a, struct o
 
 		if (!claim)
 			return bad_claim(in, e, "outputs that the derivation does not have");
-		r = store_path_parse(in->store_dir, d->outputs.v[i].path, &path, e);
+		r = output_path(in, &d->outputs.v[i], claim, &path, e);
 		if (r == 0)
 			r = fill_info(in, claim, &path, a, &made[i].info, e);
 		if (r == 0 && d->kind == DRV_FIXED)
 			r = finish_fixed(in, a, &made[i].info, e);
+		if (r == 0 && has_claimed_paths(d))
+			r = finish_claimed(in, &d->outputs.v[i], claim, a, &made[i].info, e);
 		if (r)
 			return r;
 		made[i].name = d->outputs.v[i].name;
@@ -200,12 +235,14 @@ int build_compare(const struct build_stage_input *in, struct err *e)
 			continue;
 		}
 		if (r < 0)
-			return err_errno(e, r, "reading '%s'", in->drv->outputs.v[i].path);
+			return err_errno(e, r, "reading '%s/%s'", in->store_dir,
+					 made[i].info.path.base);
 		if (memcmp(known.nar_hash, made[i].info.nar_hash, sizeof(known.nar_hash)))
-			return err_set(
-				e, STAGE_DIFFERS,
-				"derivation '%s/%s' may not be deterministic: output '%s' differs",
-				in->store_dir, in->drv_base, in->drv->outputs.v[i].path);
+			return err_set(e, STAGE_DIFFERS,
+				       "derivation '%s/%s' may not be deterministic: output "
+				       "'%s/%s' differs",
+				       in->store_dir, in->drv_base, in->store_dir,
+				       made[i].info.path.base);
 	}
 	return r;
 }

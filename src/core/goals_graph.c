@@ -7,8 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "core/goals_int.h"
-
-enum { GOAL_MEMORY = 512 << 20 }; /* a .drv of DRV_MAX bytes, parsed */
+#include "core/realise.h"
 
 static uint64_t now_sec(void)
 {
@@ -259,16 +258,18 @@ int outputs_valid(struct goals *g, const struct store_path *drv, const struct st
 		  const char **ret_unknown)
 {
 	_cleanup_arena_ struct arena a = ARENA_INIT(16 << 20);
+	_cleanup_err_ struct err e = {};
 	struct strv names = {}, paths = {};
-	int r = db_drv_outputs(g->core->db, drv, &a, &names, &paths), missing = OUTPUTS_VALID;
+	int r = realise_outputs(g->core, drv, NULL, &a, &names, &paths, &e);
+	int missing = OUTPUTS_VALID;
 	size_t n_found = 0;
 
 	if (r == DB_ABSENT)
 		return OUTPUTS_NO_DRV;
 	if (r < 0)
 		return r;
-	if (!names.n)
-		return OUTPUTS_MISSING;
+	if (r)
+		return OUTPUTS_MISSING; /* what is wrong with it is told when it is built */
 	for (size_t i = 0; i < names.n; i++) {
 		struct store_path p;
 
@@ -291,6 +292,20 @@ int outputs_valid(struct goals *g, const struct store_path *drv, const struct st
 	return missing;
 }
 
+/* For a request that cannot ask the database. */
+static void keep_made(const struct goal *g, struct request *r, struct target *t)
+{
+	t->made.v = arena_array(&r->arena, g->made.n, sizeof(*t->made.v));
+	for (size_t i = 0; t->made.v && i < g->made.n; i++) {
+		struct drv_row *row = &t->made.v[t->made.n];
+
+		row->output = arena_strdup(&r->arena, g->made.v[i].output);
+		row->path = arena_strdup(&r->arena, g->made.v[i].path);
+		if (row->output && row->path)
+			t->made.n++;
+	}
+}
+
 /* The goal is over for one request, whose interest ends. `alone`: others still wait for it, so that
  * no goal above it can fail for this request's sake; the request is over, keep-going or not. */
 static void interest_done(struct interest *i, bool was_running, bool ok, uint64_t status,
@@ -307,6 +322,8 @@ static void interest_done(struct interest *i, bool was_running, bool ok, uint64_
 		t->cpu_known = g->cpu_known;
 		t->cpu_user_usec = g->cpu_user_usec;
 		t->cpu_system_usec = g->cpu_system_usec;
+		if (ok)
+			keep_made(g, r, t);
 		target_done(r, t, status, error);
 	}
 	interest_free(i);
@@ -354,7 +371,8 @@ void goal_done(struct goal *g, bool ok, uint64_t status, const char *error)
 
 		edge_free(g->needed_by);
 		up->n_waiting--;
-		if (!ok)
+		up->resolved_status = status;
+		if (!ok || goal_give(up, g) < 0)
 			up->n_failed++;
 		if (!up->n_waiting)
 			goal_push(up);
@@ -373,55 +391,13 @@ static void goal_fail_text(struct goal *g, uint64_t status, char *text)
 	free(text);
 }
 
-/* Goals for the inputs that are not there; 0, or a negative errno. */
-static int add_needs(struct goal *g, struct err *e)
+int goal_need(struct goal *g, struct goal *dep)
 {
-	struct goals *all = g->goals;
-
-	for (size_t i = 0; i < g->drv.inputs.n; i++) {
-		const struct drv_input *in = &g->drv.inputs.v[i];
-		struct store_path p;
-		struct goal *dep;
-		int v = store_path_parse(all->core->store_dir, in->path, &p, e);
-
-		if (v)
-			return v;
-		v = outputs_valid(all, &p, &in->outputs, NULL);
-		if (v == OUTPUTS_VALID || v == OUTPUTS_NO_SUCH)
-			continue; /* the latter is told when the build starts, in upstream's words
-				   */
-		if (v < 0)
-			return err_errno(e, v, "reading the outputs of '%s'", in->path);
-		dep = goal_get(all, &p, false);
-		if (!dep || edge_add(g, dep) < 0)
-			return err_errno(e, -ENOMEM, "building '%s'", in->path);
-		for (struct interest *j = g->interests; j; j = j->next_of_goal)
-			if (interest_add(j->request, dep, NULL) < 0)
-				return err_errno(e, -ENOMEM, "building '%s'", in->path);
-	}
-	return 0;
-}
-
-static int check_sources(const struct goal *g, struct err *e)
-{
-	const struct core *core = g->goals->core;
-
-	for (size_t i = 0; i < g->drv.srcs.n; i++) {
-		struct store_path p;
-		int r = store_path_parse(core->store_dir, g->drv.srcs.v[i], &p, e);
-
-		if (r)
-			return r;
-		r = db_path_valid(core->db, &p);
-		if (r < 0)
-			return err_errno(e, r, "reading '%s'", g->drv.srcs.v[i]);
-		if (r)
-			return err_set(
-				e, MISC_FAILURE,
-				"dependency '%s' of '%s/%s' does not exist, and substitution is "
-				"disabled",
-				g->drv.srcs.v[i], core->store_dir, g->drv_path.base);
-	}
+	if (edge_add(g, dep) < 0)
+		return -ENOMEM;
+	for (struct interest *j = g->interests; j; j = j->next_of_goal)
+		if (interest_add(j->request, dep, NULL) < 0)
+			return -ENOMEM;
 	return 0;
 }
 
@@ -433,12 +409,34 @@ static bool any_request_with_jobs(const struct goal *g)
 	return false;
 }
 
+/* Derivations that were built are there now: what is wanted of them? True when the goal waits for
+ * that, or is over. */
+static bool more_inputs(struct goal *g)
+{
+	_cleanup_err_ struct err e = {};
+	int r = drv_has_dynamic_input(&g->drv) ? goal_add_inputs(g, &e) : 0;
+
+	if (r)
+		goal_fail(g, MISC_FAILURE, &e);
+	return r || g->n_waiting;
+}
+
 static void inputs_there(struct goal *g)
 {
 	char *text;
 
 	if (g->n_failed) {
 		goal_fail_text(g, DEPENDENCY_FAILED, text_dependency_failed(g, g->n_failed));
+		return;
+	}
+	if (g->is_resolved) {
+		goal_resolved(g);
+		return;
+	}
+	if (more_inputs(g))
+		return;
+	if (drv_should_resolve(&g->drv, has_feature(g->goals->core, "ca-derivations"))) {
+		goal_resolve(g);
 		return;
 	}
 	text = text_rejected(g, !any_request_with_jobs(g));
@@ -452,8 +450,11 @@ static void inputs_there(struct goal *g)
 static bool settled_by_outputs(struct goal *g)
 {
 	_cleanup_err_ struct err e = {};
-	int v = outputs_valid(g->goals, &g->drv_path, &(struct strv){}, NULL);
+	int v;
 
+	if (g->drv.kind == DRV_IMPURE)
+		return false;
+	v = outputs_valid(g->goals, &g->drv_path, &(struct strv){}, NULL);
 	if (v < 0) {
 		(void)err_errno(&e, v, "reading the outputs of '%s'", g->drv_path.base);
 		goal_fail(g, MISC_FAILURE, &e);
@@ -488,7 +489,7 @@ static void goal_open(struct goal *g)
 	if (r == 0 && settled_by_outputs(g))
 		return;
 	if (r == 0)
-		r = check_sources(g, &e);
+		r = goal_check_sources(g, &e);
 	if (r == 0) {
 		g->counted = true;
 		for (struct interest *i = g->interests; i; i = i->next_of_goal) {
@@ -496,7 +497,7 @@ static void goal_open(struct goal *g)
 			i->request->progress_due = true;
 		}
 		g->state = GOAL_WAITING;
-		r = add_needs(g, &e);
+		r = goal_add_inputs(g, &e);
 	}
 	if (r)
 		goal_fail(g, r > 0 && r <= NO_SUBSTITUTERS ? (uint64_t)r : MISC_FAILURE, &e);
@@ -620,7 +621,9 @@ static void build_again(struct goal *g, const struct build_outcome *o)
 static void on_ended(void *ctx, const struct build_outcome *o)
 {
 	struct goal *g = ctx;
+	_cleanup_err_ struct err e = {};
 	bool ok = o->status == BUILT;
+	int r;
 
 	g->run = NULL;
 	g->stop_time = now_sec();
@@ -631,10 +634,20 @@ static void on_ended(void *ctx, const struct build_outcome *o)
 	log_end(g, o);
 	if (g->started)
 		report_ended(g, ok);
-	if (find_interest(g, o->status, true))
+	if (find_interest(g, o->status, true)) {
 		build_again(g, o);
-	else
-		goal_done(g, ok, o->status, o->error);
+		return;
+	}
+	if (ok && !g->check) {
+		r = g->drv.kind == DRV_IMPURE ? goal_note_made(g, o->outputs, o->n_outputs)
+					      : realise_register(g->goals->core, &g->drv,
+								 o->outputs, o->n_outputs, &e);
+		if (r) {
+			goal_fail(g, MISC_FAILURE, &e);
+			return;
+		}
+	}
+	goal_done(g, ok, o->status, o->error);
 }
 
 static const struct build_run_events run_events = {

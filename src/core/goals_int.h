@@ -2,6 +2,8 @@
  *
  *   goals.c         requests in, answers out, the work of one round
  *   goals_graph.c   goals, who waits for whom, what a goal does next
+ *   goals_inputs.c  what a goal needs first
+ *   goals_resolve.c derivations whose inputs' paths only a build tells
  *   goals_slot.c    which build starts when a slot is free
  *   goals_report.c  sentences and events
  *
@@ -21,6 +23,8 @@
 #include "core/drv_opts.h"
 #include "core/goals.h"
 #include "drv/drv.h"
+
+enum { GOAL_MEMORY = 512 << 20 }; /* a .drv of DRV_MAX bytes, parsed */
 
 enum goal_state {
 	GOAL_NEW,     /* nothing known yet: in the queue */
@@ -46,6 +50,12 @@ struct interest {
 
 struct limits {
 	uint64_t timeout, silence, log; /* seconds, seconds, bytes; 0: none */
+};
+
+/* What an impure input gave is written down nowhere else. */
+struct gift {
+	struct gift *next;
+	char *drv, *output, *path; /* base names */
 };
 
 struct goal {
@@ -74,6 +84,16 @@ struct goal {
 	uint64_t build; /* number in events */
 	bool started;	/* listeners know it */
 	uint64_t log_size;
+	/* Resolving (goals_resolve.c): the derivation that it came down to, and how that one ended;
+	 * what impure inputs gave; what it made itself, when that is written down nowhere. */
+	struct store_path resolved;
+	bool is_resolved;
+	uint64_t resolved_status;
+	struct gift *gifts;
+	struct {
+		struct drv_row *v;
+		size_t n;
+	} made;
 	/* the result */
 	uint64_t status;
 	uint64_t start_time, stop_time; /* seconds since the epoch */
@@ -94,6 +114,11 @@ struct target {
 	bool done;
 	uint64_t status;
 	char *error; /* heap, or NULL */
+	/* Outputs that are written down nowhere; else the database is asked. */
+	struct {
+		struct drv_row *v;
+		size_t n;
+	} made;
 	uint64_t times_built, start_time, stop_time;
 	bool cpu_known;
 	uint64_t cpu_user_usec, cpu_system_usec;
@@ -167,6 +192,24 @@ void goals_sweep(struct goals *g);
 enum { OUTPUTS_VALID = 0, OUTPUTS_MISSING = 1, OUTPUTS_NO_DRV = 2, OUTPUTS_NO_SUCH = 3 };
 int outputs_valid(struct goals *g, const struct store_path *drv, const struct strv *wanted,
 		  const char **ret_unknown);
+
+/* The goal, and all who wait for it, now wait for `dep` too. 0 or -ENOMEM. */
+int goal_need(struct goal *g, struct goal *dep);
+
+/* goals_inputs.c: 0, or a sentence and as code a build status or -errno. */
+int goal_check_sources(const struct goal *g, struct err *e);
+/* Goals for the inputs that are not there, as far as it is known which those are. */
+int goal_add_inputs(struct goal *g, struct err *e);
+
+/* goals_resolve.c */
+void goal_resolve(struct goal *g);  /* its inputs are there */
+void goal_resolved(struct goal *g); /* the resolved derivation's outputs are */
+int goal_give(struct goal *to, const struct goal *from);
+bool goal_was_given(const struct goal *g, const struct store_path *drv);
+int goal_note_made(struct goal *g, const struct drv_row *v, size_t n);
+/* The path of an output of `drv`, as far as this goal knows. 0, a sentence, -errno. */
+int goal_output_of(struct goal *g, const struct store_path *drv, const char *output,
+		   struct store_path *ret, struct err *e);
 
 /* goals_load.c: reads and checks the .drv. 0, or a sentence and as code a build status. */
 int goal_load(struct goal *g, struct err *e);

@@ -3,30 +3,19 @@
 
 #include "core/goals_int.h"
 #include "core/place.h"
-
-static int need_feature(const struct goal *g, const char *feature, const char *what, struct err *e)
-{
-	if (!strv_has(&g->goals->core->settings.experimental_features, feature))
-		return err_set(e, MISC_FAILURE,
-			       "experimental Nix feature '%s' is disabled; add "
-			       "'--extra-experimental-features %s' to enable it",
-			       feature, feature);
-	return err_set(e, MISC_FAILURE, "Airplant does not build %s: '%s/%s'", what,
-		       g->goals->core->store_dir, g->drv_path.base);
-}
+#include "core/realise.h"
 
 static int check_kind(const struct goal *g, struct err *e)
 {
-	switch (g->drv.kind) {
-	case DRV_INPUT_ADDRESSED:
-	case DRV_FIXED:
-		return 0;
-	case DRV_IMPURE:
-		return need_feature(g, "impure-derivations", "impure derivations", e);
-	default:
-		return need_feature(g, "ca-derivations",
-				    "derivations whose output paths are not known beforehand", e);
-	}
+	const struct core *core = g->goals->core;
+	const char *why, *feature = drv_feature(&g->drv, &why);
+
+	if (g->drv.kind != DRV_INPUT_ADDRESSED && g->drv.kind != DRV_FIXED &&
+	    !has_feature(core, "ca-derivations"))
+		return feature_missing(e, MISC_FAILURE, "ca-derivations", NULL);
+	if (feature && !has_feature(core, feature))
+		return feature_missing(e, MISC_FAILURE, feature, why);
+	return 0;
 }
 
 int goal_load(struct goal *g, struct err *e)

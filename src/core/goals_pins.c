@@ -1,6 +1,7 @@
 /* What requests and goals need and a collection must leave alone (gc.h). Linked by airplantd. */
 #include "core/gc.h"
 #include "core/goals_int.h"
+#include "core/realise.h"
 
 struct pins {
 	struct goals *g;
@@ -27,14 +28,16 @@ static void pin_path(struct pins *p, const char *full, struct store_path *ret)
 static void pin_drv(struct pins *p, const struct store_path *drv)
 {
 	_cleanup_arena_ struct arena a = ARENA_INIT(16 << 20);
+	_cleanup_err_ struct err e = {};
 	struct strv names = {}, paths = {};
 
 	p->pin(p->ctx, drv->base);
 	if (smap_has(&p->seen, drv->base) || smap_put(&p->seen, drv->base, p) < 0)
 		return;
-	if (db_drv_outputs(p->g->core->db, drv, &a, &names, &paths) == 0)
+	if (realise_outputs(p->g->core, drv, NULL, &a, &names, &paths, &e) == 0)
 		for (size_t i = 0; i < paths.n; i++)
-			p->pin(p->ctx, paths.v[i]);
+			if (*paths.v[i])
+				p->pin(p->ctx, paths.v[i]);
 }
 
 static void target_pins(struct pins *p, const struct target *t)
@@ -52,6 +55,10 @@ static void goal_pins(struct pins *p, const struct goal *g)
 	pin_drv(p, &g->drv_path);
 	if (!g->loaded)
 		return;
+	if (g->is_resolved)
+		pin_drv(p, &g->resolved);
+	for (const struct gift *i = g->gifts; i; i = i->next)
+		p->pin(p->ctx, i->path);
 	for (size_t i = 0; i < g->drv.outputs.n; i++)
 		pin_path(p, g->drv.outputs.v[i].path, &path);
 	for (size_t i = 0; i < g->drv.srcs.n; i++)

@@ -1,9 +1,11 @@
 /* See goals_int.h: the sentences of the goal graph and who hears them. */
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/buf.h"
 #include "core/goals_int.h"
+#include "core/realise.h"
 
 /* Upstream colours its sentences; a client that is no terminal takes the colours out. */
 #define RED	"\033[31;1m"
@@ -25,8 +27,11 @@ static int put_known_outputs(struct buf *b, const struct goal *g)
 
 	if (!n || r)
 		return r;
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		paths[i] = g->drv.outputs.v[i].path;
+		if (!*paths[i])
+			return 0; /* not known beforehand */
+	}
 	qsort(paths, n, sizeof(*paths), compare);
 	r = buf_append_str(b, "\nOutput paths:");
 	for (size_t i = 0; i < n && r == 0; i++)
@@ -34,10 +39,22 @@ static int put_known_outputs(struct buf *b, const struct goal *g)
 	return r;
 }
 
+static char *text_resolved_failed(const struct goal *g)
+{
+	char *text;
+
+	if (asprintf(&text, "build of resolved derivation '" MAGENTA "%s/%s" NORMAL "' failed",
+		     g->goals->core->store_dir, g->resolved.base) < 0)
+		return NULL;
+	return text;
+}
+
 char *text_dependency_failed(const struct goal *g, size_t n_failed)
 {
 	_cleanup_buf_ struct buf b = BUF_INIT(TEXT_MAX);
 
+	if (g->is_resolved)
+		return text_resolved_failed(g);
 	if (buf_printf(&b,
 		       "Cannot build '" MAGENTA "%s/%s" NORMAL "'.\nReason: " RED
 		       "%zu %s failed" NORMAL ".",
@@ -275,23 +292,32 @@ static bool is_success(const struct target *t)
 			   t->status == ALREADY_VALID || t->status == RESOLVES_TO_ALREADY_VALID);
 }
 
+static void put_output(struct session_result *ret, const struct target *t, char *name, char *path)
+{
+	if (!*path || (t->wanted.n && !strv_has(&t->wanted, name)))
+		return;
+	ret->outputs.v[ret->outputs.n].name = name;
+	ret->outputs.v[ret->outputs.n].path = path;
+	ret->outputs.n++;
+}
+
 static int put_outputs(struct request *r, const struct target *t, struct session_result *ret)
 {
+	_cleanup_err_ struct err e = {};
 	struct strv names = {}, paths = {};
 
-	if (!t->is_drv || !is_success(t) ||
-	    db_drv_outputs(r->goals->core->db, &t->path, &r->arena, &names, &paths) != 0)
+	if (!t->is_drv || !is_success(t))
 		return 0;
-	ret->outputs.v = arena_array(&r->arena, names.n, sizeof(*ret->outputs.v));
-	if (names.n && !ret->outputs.v)
+	if (!t->made.n &&
+	    realise_outputs(r->goals->core, &t->path, NULL, &r->arena, &names, &paths, &e) != 0)
+		return 0;
+	ret->outputs.v = arena_array(&r->arena, names.n + t->made.n, sizeof(*ret->outputs.v));
+	if (names.n + t->made.n && !ret->outputs.v)
 		return -1;
-	for (size_t i = 0; i < names.n; i++) {
-		if (t->wanted.n && !strv_has(&t->wanted, names.v[i]))
-			continue;
-		ret->outputs.v[ret->outputs.n].name = names.v[i];
-		ret->outputs.v[ret->outputs.n].path = paths.v[i];
-		ret->outputs.n++;
-	}
+	for (size_t i = 0; i < t->made.n; i++)
+		put_output(ret, t, t->made.v[i].output, t->made.v[i].path);
+	for (size_t i = 0; i < names.n; i++)
+		put_output(ret, t, names.v[i], paths.v[i]);
 	return 0;
 }
 

@@ -40,5 +40,7 @@ void place_objects_from(struct place *p, const struct staged *v, size_t n, unsig
  * valid, DRV_BAD when it was changed since. */
 int place_read_drv(struct core *core, const struct store_path *path, char **ret, size_t *ret_len,
 		   struct err *e);
+/* Under what the outputs of a derivation are realised (drv/closure.h). */
+int place_drv_hash(struct place *p, const struct drv *d, uint8_t ret[32], struct err *e);
 /* Commits what waits, now (a build start needs its inputs on record). */
 void place_flush(struct place *p);

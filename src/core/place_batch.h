@@ -5,8 +5,9 @@
 #include <sys/types.h>
 
 #include "core/place.h"
+#include "drv/closure.h"
 
-enum { DRV_HASHES_MAX = 64 * 1000, BATCH_MAX = 512 << 20 /* bytes */ };
+enum { BATCH_MAX = 512 << 20 /* bytes */ };
 
 /* One call of place_objects: all or nothing. */
 struct batch {
@@ -29,7 +30,7 @@ struct place {
 	struct smap pending; /* base names that this round's batches register */
 	bool deferred;
 	bool txn; /* the round's transaction is open, also for what is looked up meanwhile */
-	struct smap drv_hashes; /* base name -> struct drv_hash, heap */
+	struct drv_hashes drv_hashes;
 	/* The objects of the call that is being checked: their .drv files may use each other. */
 	const struct staged *staged;
 	size_t n_staged;

@@ -11,6 +11,7 @@
 
 #include "core/core.h"
 #include "core/place_batch.h"
+#include "core/realise.h"
 #include "core/sigcheck.h"
 
 /* The references without the object itself, as content addresses want them. */
@@ -136,6 +137,8 @@ int place_check(struct place *p, const struct staged *s, unsigned int flags, str
 		if (r != 0)
 			return r;
 	}
+	if (!strncmp(reg->info.ca, "fixed:git:", 10) && !has_feature(core, "git-hashing"))
+		return feature_missing(e, PATH_BAD, "git-hashing", NULL);
 	r = look_at_top(core, s, flags & PLACE_FOREIGN, ret_mode, e);
 	if (r != 0)
 		return r;

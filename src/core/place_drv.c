@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "core/core.h"
 #include "core/place_batch.h"
+#include "core/realise.h"
 #include "nar/nar.h"
 
 enum { DRV_ARENA = 8 * DRV_MAX /* a parsed .drv is a few times its text */ };
@@ -89,8 +90,8 @@ int place_read_drv(struct core *core, const struct store_path *path, char **ret,
 }
 
 /* From what is staged in this call, else from the store when valid or about to be. */
-static int read_drv(struct place *p, const struct store_path *path, char **ret, size_t *ret_len,
-		    struct err *e)
+static int read_text(struct place *p, const struct store_path *path, char **ret, size_t *ret_len,
+		     struct err *e)
 {
 	const struct staged *s = find_staged(p, path->base);
 	struct core *core = p->core;
@@ -110,134 +111,27 @@ static int load_drv(struct place *p, const struct store_path *path, struct arena
 {
 	_cleanup_free_ char *text = NULL;
 	size_t len;
-	int r = read_drv(p, path, &text, &len, e);
+	int r = read_text(p, path, &text, &len, e);
 
 	if (r != 0)
 		return r;
 	return drv_parse(p->core->store_dir, path, text, len, a, ret, e);
 }
 
-static int cache_put(struct place *p, const char *base, const struct drv_hash *h)
-{
-	struct drv_hash *copy, *old = smap_get(&p->drv_hashes, base);
-
-	if (old) {
-		*old = *h;
-		return 0;
-	}
-	copy = malloc(sizeof(*copy));
-	if (!copy)
-		return -ENOMEM;
-	*copy = *h;
-	if (smap_put(&p->drv_hashes, base, copy) < 0) {
-		free(copy);
-		return -ENOMEM;
-	}
-	return 0;
-}
-
 void place_forget_hashes(struct place *p)
 {
-	struct smap_entry *en;
-
-	for (size_t i = 0; (en = smap_next(&p->drv_hashes, &i));)
-		free(en->value);
-	smap_done(&p->drv_hashes);
+	drv_hashes_done(&p->drv_hashes);
 }
 
-/* For libdrv: everything it may ask for was put into the cache before. */
-static int lookup(void *ctx, const char *drv_path, struct drv_hash *ret, struct err *e)
+static int load_for_hash(void *ctx, const struct store_path *path, struct arena *a, struct drv *ret,
+			 struct err *e)
 {
-	struct place *p = ctx;
-	const char *base = strrchr(drv_path, '/');
-	const struct drv_hash *h = base ? smap_get(&p->drv_hashes, base + 1) : NULL;
-
-	if (!h)
-		return err_set(e, DRV_BAD, "the hash of derivation '%s' is not known", drv_path);
-	*ret = *h;
-	return 0;
+	return load_drv(ctx, path, a, ret, e);
 }
 
-/* Pushes the inputs whose hashes are not known. The number of them, or an error. */
-static int push_unknown(struct place *p, const struct drv *d, struct strv *stack, struct err *e)
+int place_drv_hash(struct place *p, const struct drv *d, uint8_t ret[32], struct err *e)
 {
-	int n = 0;
-
-	for (size_t i = 0; i < d->inputs.n; i++) {
-		struct store_path input;
-		int r = store_path_parse(p->core->store_dir, d->inputs.v[i].path, &input, e);
-
-		if (r != 0)
-			return r < 0 ? r : -EINVAL;
-		if (smap_has(&p->drv_hashes, input.base))
-			continue;
-		r = strv_add(stack, input.base);
-		if (r < 0)
-			return err_set(e, r, "out of memory");
-		n++;
-	}
-	return n;
-}
-
-static void pop(struct strv *stack)
-{
-	free(stack->v[--stack->n]);
-}
-
-/* Brings the hashes of everything on the stack into the cache, inputs first: depth first, without
- * recursion. `seen` holds what was expanded: to meet it again with inputs still unknown is a cycle.
- */
-static int solve(struct place *p, struct strv *stack, struct err *e)
-{
-	_cleanup_smap_ struct smap seen = {};
-
-	while (stack->n > 0) {
-		_cleanup_arena_ struct arena a = ARENA_INIT(DRV_ARENA);
-		struct store_path path;
-		struct drv_hash h;
-		struct drv d;
-		int r;
-
-		if (smap_has(&p->drv_hashes, stack->v[stack->n - 1])) {
-			pop(stack);
-			continue;
-		}
-		r = store_path_parse_base(stack->v[stack->n - 1], &path, e);
-		if (r == 0)
-			r = load_drv(p, &path, &a, &d, e);
-		if (r != 0)
-			return r;
-		r = push_unknown(p, &d, stack, e);
-		if (r < 0)
-			return r;
-		if (r > 0) {
-			if (smap_has(&seen, path.base))
-				return err_set(e, DRV_BAD, "derivation '%s/%s' depends on itself",
-					       p->core->store_dir, path.base);
-			if (smap_put(&seen, path.base, NULL) < 0)
-				return err_set(e, -ENOMEM, "out of memory");
-			continue;
-		}
-		r = drv_hash_modulo(&d, false, lookup, p, &h, e);
-		if (r != 0)
-			return r;
-		if (cache_put(p, path.base, &h) < 0)
-			return err_set(e, -ENOMEM, "out of memory");
-		pop(stack);
-	}
-	return 0;
-}
-
-/* The inputs of `d`, all of them, into the cache. */
-static int know_inputs(struct place *p, const struct drv *d, struct err *e)
-{
-	_cleanup_strv_ struct strv stack = {};
-	int r;
-
-	if (p->drv_hashes.n > DRV_HASHES_MAX)
-		place_forget_hashes(p);
-	r = push_unknown(p, d, &stack, e);
-	return r < 0 ? r : solve(p, &stack, e);
+	return drv_hashes_of(&p->drv_hashes, p->core->store_dir, d, load_for_hash, p, ret, e);
 }
 
 /* The text is what the path was made of: then the cached hash can never become wrong. */
@@ -285,6 +179,15 @@ static int fill_rows(const struct place *p, const struct drv *d, struct arena *a
 	return 0;
 }
 
+static int check_feature(const struct place *p, const struct drv *d, struct err *e)
+{
+	const char *why, *feature = drv_feature(d, &why);
+
+	if (!feature || has_feature(p->core, feature))
+		return 0;
+	return feature_missing(e, DRV_BAD, feature, why);
+}
+
 int place_check_drv(struct place *p, const struct staged *s, struct arena *a,
 		    struct registration *reg, struct err *e)
 {
@@ -308,13 +211,15 @@ int place_check_drv(struct place *p, const struct staged *s, struct arena *a,
 	r = drv_parse(store_dir, &reg->info.path, text, len, &scratch, &d, e);
 	if (r != 0)
 		return r;
-	r = know_inputs(p, &d, e);
+	r = check_feature(p, &d, e);
 	if (r == 0)
-		r = drv_check(store_dir, &d, lookup, p, &h, e);
+		r = drv_hashes_know(&p->drv_hashes, store_dir, &d, load_for_hash, p, e);
+	if (r == 0)
+		r = drv_check(store_dir, &d, drv_hashes_lookup, &p->drv_hashes, &h, e);
 	if (r == 0)
 		r = fill_rows(p, &d, a, reg, e);
 	/* A hash is kept when the path vouches for it. */
-	if (r == 0 && *reg->info.ca && cache_put(p, reg->info.path.base, &h) < 0)
+	if (r == 0 && *reg->info.ca && drv_hashes_put(&p->drv_hashes, reg->info.path.base, &h) < 0)
 		r = err_set(e, -ENOMEM, "out of memory");
 	return r;
 }

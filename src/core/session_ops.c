@@ -11,6 +11,7 @@
 #include "core/build_log.h"
 #include "core/gc.h"
 #include "core/place.h"
+#include "core/realise.h"
 #include "core/roots.h"
 #include "core/session_state.h"
 
@@ -232,6 +233,28 @@ static void op_add_sigs(struct session *s, struct msg *m, void *record, struct a
 	done_with(s, m->id, r, &e);
 }
 
+static void op_realisation(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	const struct session_realisation *from = record;
+	struct realisation row = { .output = from->output, .sigs = from->sigs };
+	_cleanup_err_ struct err e = {};
+
+	(void)a;
+	if (!parse(s, from->path, &row.path))
+		return;
+	if (store_name_check(from->output, NULL)) {
+		session_misbehaves(s, "a name that is not an output's");
+		return;
+	}
+	for (size_t i = 0; i < row.sigs.n; i++)
+		if (!*row.sigs.v[i] || strpbrk(row.sigs.v[i], " \t\n")) {
+			session_misbehaves(s, "a signature with a space in it");
+			return;
+		}
+	memcpy(row.drv_hash, from->drv_hash, sizeof(row.drv_hash));
+	done_with(s, m->id, realise_add(s->all->core, &row, s->peer.trusted, &e), &e);
+}
+
 static void op_ensure(struct session *s, struct msg *m, void *record, struct arena *a)
 {
 	const struct session_text *t = record;
@@ -355,6 +378,7 @@ static const struct op {
 	{ SESSION_FIND_ROOTS, NULL, op_find_roots },
 	{ SESSION_ADD_SIGS, &session_sigs_layout, op_add_sigs },
 	{ SESSION_ENSURE, &session_text_layout, op_ensure },
+	{ SESSION_REALISATION, &session_realisation_layout, op_realisation },
 	{ SESSION_BUILD, &session_build_layout, op_build },
 	{ SESSION_COLLECT, &session_collect_layout, op_collect },
 	{ SESSION_ADD_LOG, &session_log_layout, op_add_log },
@@ -373,6 +397,7 @@ void session_dispatch(struct session *s, struct msg *m)
 		struct session_build build;
 		struct session_log log;
 		struct session_root root;
+		struct session_realisation realisation;
 	} record = {};
 
 	for (size_t i = 0; i < ELEMENTS(ops); i++) {

@@ -153,13 +153,10 @@ static bool verify_one(const struct key *k, const uint8_t sig[SIG_BYTES], const 
 	return ok;
 }
 
-bool keyring_verify(const struct keyring *k, const char *store_dir, const struct path_info *info)
+bool keyring_verify_text(const struct keyring *k, const char *text, const struct strv *sigs)
 {
-	_cleanup_arena_ struct arena a = ARENA_INIT(FINGERPRINT_MAX * 2ul);
-	char *text = NULL;
-
-	for (size_t i = 0; i < info->sigs.n; i++) {
-		const char *sig = info->sigs.v[i];
+	for (size_t i = 0; i < sigs->n; i++) {
+		const char *sig = sigs->v[i];
 		size_t name_len = strcspn(sig, ":");
 		uint8_t raw[SIG_BYTES];
 
@@ -168,15 +165,20 @@ bool keyring_verify(const struct keyring *k, const char *store_dir, const struct
 
 			if (strlen(key->name) != name_len || memcmp(key->name, sig, name_len))
 				continue;
-			if (split_key(sig, sizeof(raw), NULL, raw) < 0)
-				continue;
-			if (!text)
-				text = path_fingerprint(&a, store_dir, info);
-			if (text && verify_one(key, raw, text))
+			if (split_key(sig, sizeof(raw), NULL, raw) == 0 &&
+			    verify_one(key, raw, text))
 				return true;
 		}
 	}
 	return false;
+}
+
+bool keyring_verify(const struct keyring *k, const char *store_dir, const struct path_info *info)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(FINGERPRINT_MAX * 2ul);
+	char *text = info->sigs.n ? path_fingerprint(&a, store_dir, info) : NULL;
+
+	return text && keyring_verify_text(k, text, &info->sigs);
 }
 
 static int sign_one(const struct key *k, const char *text, struct arena *a, char **ret)
@@ -196,11 +198,24 @@ static int sign_one(const struct key *k, const char *text, struct arena *a, char
 	return r;
 }
 
+int keyring_sign_text(const struct keyring *k, const char *text, struct arena *a, struct strv *sigs)
+{
+	char *sig;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < k->secrets.n; i++) {
+		r = sign_one(&k->secrets.v[i], text, a, &sig);
+		if (r == 0 && !strv_has(sigs, sig))
+			r = strv_add_arena(sigs, a, sig);
+	}
+	return r;
+}
+
 int keyring_sign(const struct keyring *k, const char *store_dir, struct arena *a,
 		 struct path_info *info)
 {
 	struct strv sigs = {};
-	char *text, *sig;
+	char *text;
 	int r = 0;
 
 	if (k->secrets.n == 0)
@@ -210,11 +225,8 @@ int keyring_sign(const struct keyring *k, const char *store_dir, struct arena *a
 		return -ENOMEM;
 	for (size_t i = 0; r == 0 && i < info->sigs.n; i++)
 		r = strv_add_arena(&sigs, a, info->sigs.v[i]);
-	for (size_t i = 0; r == 0 && i < k->secrets.n; i++) {
-		r = sign_one(&k->secrets.v[i], text, a, &sig);
-		if (r == 0 && !strv_has(&sigs, sig))
-			r = strv_add_arena(&sigs, a, sig);
-	}
+	if (r == 0)
+		r = keyring_sign_text(k, text, a, &sigs);
 	if (r == 0)
 		info->sigs = sigs;
 	return r;

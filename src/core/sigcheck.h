@@ -19,6 +19,11 @@ int keyring_add_secret_file(struct keyring *k, const char *path, struct err *e);
 char *path_fingerprint(struct arena *a, const char *store_dir, const struct path_info *info);
 /* Does one of the signatures verify with one of the public keys? */
 bool keyring_verify(const struct keyring *k, const char *store_dir, const struct path_info *info);
+/* The same for any text. */
+bool keyring_verify_text(const struct keyring *k, const char *text, const struct strv *sigs);
+/* Adds one signature of the text per secret key to `sigs`, which lies in `a`. 0 or -errno. */
+int keyring_sign_text(const struct keyring *k, const char *text, struct arena *a,
+		      struct strv *sigs);
 /* Adds one signature per secret key to info->sigs (strings and list in `a`). 0 or -errno. */
 int keyring_sign(const struct keyring *k, const char *store_dir, struct arena *a,
 		 struct path_info *info);

@@ -180,6 +180,11 @@ static int open_all(struct core *core, struct err *e)
 	r = db_open(db_dir, DB_WRITE, core->store_dir, core->settings.fsync_metadata, &core->db, e);
 	if (r != 0)
 		return r < 0 ? r : -EINVAL;
+	if (strv_has(&core->settings.experimental_features, "ca-derivations")) {
+		r = db_realisations_create(core->db, e);
+		if (r < 0)
+			return r;
+	}
 	r = identify(core, &core->identity);
 	if (r < 0)
 		return err_errno(e, r, "looking at the store '%s'", core->store_dir);

@@ -13,6 +13,7 @@
 struct parser {
 	struct scan s;
 	const char *store_dir;
+	bool dynamic; /* inputs may have the second form */
 	struct drv *d;
 };
 
@@ -78,23 +79,35 @@ static int check_output_name(struct parser *p, const char *name)
 static int parse_algo(struct parser *p, const char *text, enum ca_method *ret_method,
 		      enum hash_algo *ret_algo)
 {
+	static const struct {
+		const char *prefix;
+		enum ca_method method;
+	} methods[] = { { "r:", CA_NAR }, { "text:", CA_TEXT }, { "git:", CA_GIT } };
 	const char *name = text;
 
-	if (!strncmp(text, "text:", 5))
-		return scan_fail(&p->s, "text-hashed outputs (experimental feature "
-					"'dynamic-derivations') are not supported");
-	if (!strncmp(text, "git:", 4))
-		return scan_fail(&p->s, "git-hashed outputs (experimental feature 'git-hashing') "
-					"are not supported");
 	*ret_method = CA_FLAT;
-	if (!strncmp(text, "r:", 2)) {
-		*ret_method = CA_NAR;
-		name += 2;
+	for (size_t i = 0; i < ELEMENTS(methods); i++) {
+		size_t len = strlen(methods[i].prefix);
+
+		if (strncmp(text, methods[i].prefix, len))
+			continue;
+		*ret_method = methods[i].method;
+		name += len;
+		break;
 	}
 	if (hash_algo_parse(name, ret_algo))
 		return scan_fail(&p->s,
 				 "unknown hash algorithm '%s', expect 'md5', 'sha1', 'sha256', or "
 				 "'sha512'",
+				 name);
+	if (*ret_method == CA_TEXT && *ret_algo != HASH_SHA256)
+		return scan_fail(&p->s,
+				 "text content address hash should use sha256, but instead uses %s",
+				 name);
+	if (*ret_method == CA_GIT && *ret_algo != HASH_SHA1 && *ret_algo != HASH_SHA256)
+		return scan_fail(&p->s,
+				 "Git file ingestion must use SHA-1 or SHA-256 hash, but instead "
+				 "using: %s",
 				 name);
 	return 0;
 }
@@ -142,6 +155,8 @@ static int parse_kind(struct parser *p, struct drv_output *o, enum drv_kind *ret
 	r = parse_algo(p, o->algo, &method, &algo);
 	if (r)
 		return r;
+	o->method = method;
+	o->hash_algo = algo;
 	if (!strcmp(o->hash, "impure")) {
 		*ret = DRV_IMPURE;
 		if (*o->path)
@@ -217,11 +232,93 @@ static int parse_output(struct parser *p)
 	return r ? r : scan_token(&p->s, ")");
 }
 
+static int check_outputs(struct parser *p, const struct strv *outputs)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < outputs->n; i++) {
+		r = check_output_name(p, outputs->v[i]);
+		if (!r)
+			r = check_order(p, i ? outputs->v[i - 1] : NULL, outputs->v[i], "output");
+	}
+	return r;
+}
+
+/* The outputs of a node; `*ret_deeper`: its list of nodes is open behind them. */
+static int parse_node(struct parser *p, struct strv *ret, bool *ret_deeper)
+{
+	int r;
+
+	*ret_deeper = p->dynamic && p->s.at < p->s.end && *p->s.at == '(';
+	r = *ret_deeper ? scan_token(&p->s, "(") : 0;
+	if (!r)
+		r = scan_strings(&p->s, ret);
+	if (!r)
+		r = check_outputs(p, ret);
+	return !r && *ret_deeper ? scan_token(&p->s, ",[") : r;
+}
+
+static int add_node(struct parser *p, struct drv_input *in, const struct drv_node *node)
+{
+	struct drv_node *v = grow(p->s.arena, in->nodes, in->n_nodes, sizeof(*v));
+
+	if (!v)
+		return no_memory(p);
+	in->nodes = v;
+	v[in->n_nodes++] = *node;
+	return 0;
+}
+
+/* The list of nodes that is open, and those within. */
+static int parse_nodes(struct parser *p, struct drv_input *in)
+{
+	const char *last[DRV_DEPTH_MAX + 1] = {};
+	size_t depth = 1;
+	int r = 0;
+
+	while (!r && depth) {
+		struct drv_node node = { .depth = depth };
+		bool more, deeper;
+
+		r = scan_list(&p->s, !last[depth], &more);
+		if (!r && !more) { /* the node ends, and so does the entry that holds it */
+			r = scan_token(&p->s, --depth ? "))" : ")");
+			continue;
+		}
+		if (!r)
+			r = scan_token(&p->s, "(");
+		if (!r)
+			r = scan_string(&p->s, &node.name);
+		if (!r)
+			r = check_output_name(p, node.name);
+		if (!r)
+			r = check_order(p, last[depth], node.name, "output");
+		if (!r)
+			r = scan_token(&p->s, ",");
+		if (!r)
+			r = parse_node(p, &node.outputs, &deeper);
+		if (!r)
+			r = add_node(p, in, &node);
+		if (r)
+			break;
+		last[depth] = node.name;
+		if (!deeper) {
+			r = scan_token(&p->s, ")");
+			continue;
+		}
+		if (++depth > DRV_DEPTH_MAX)
+			return scan_fail(&p->s, "derivation outputs are nested too deeply");
+		last[depth] = NULL;
+	}
+	return r;
+}
+
 static int parse_input(struct parser *p)
 {
 	struct drv *d = p->d;
 	struct drv_input in = {}, *v;
 	struct store_path path;
+	bool deeper;
 	int r;
 
 	r = scan_token(&p->s, "(");
@@ -239,13 +336,9 @@ static int parse_input(struct parser *p)
 	if (!r)
 		r = scan_token(&p->s, ",");
 	if (!r)
-		r = scan_strings(&p->s, &in.outputs);
-	for (size_t i = 0; !r && i < in.outputs.n; i++) {
-		r = check_output_name(p, in.outputs.v[i]);
-		if (!r)
-			r = check_order(p, i ? in.outputs.v[i - 1] : NULL, in.outputs.v[i],
-					"output");
-	}
+		r = parse_node(p, &in.outputs, &deeper);
+	if (!r && deeper)
+		r = parse_nodes(p, &in);
 	if (r)
 		return r;
 	v = grow(p->s.arena, d->inputs.v, d->inputs.n, sizeof(*v));
@@ -332,11 +425,11 @@ static int parse_head(struct parser *p)
 		r = scan_string(&p->s, &version);
 		if (r)
 			return r;
-		if (!strcmp(version, "xp-dyn-drv"))
-			return scan_fail(&p->s,
-					 "its format version 'xp-dyn-drv' (experimental feature "
-					 "'dynamic-derivations') is not supported");
-		return scan_fail(&p->s, "Unknown derivation ATerm format version '%s'", version);
+		if (strcmp(version, "xp-dyn-drv"))
+			return scan_fail(&p->s, "Unknown derivation ATerm format version '%s'",
+					 version);
+		p->dynamic = true;
+		return scan_token(&p->s, ",");
 	}
 	if (p->s.end - p->s.at < 7 || memcmp(p->s.at, "Derive(", 7))
 		return scan_fail(&p->s, "derivation does not start with 'Derive' or "

@@ -85,6 +85,39 @@ static void put_input(struct out *o, bool first, const char *key, const struct s
 	put(o, ")", 1);
 }
 
+/* As put_input, with the nodes within. */
+static void put_dynamic_input(struct out *o, bool first, const struct drv_input *in)
+{
+	size_t open = 1;
+
+	put_str(o, first ? "(" : ",(");
+	put_quoted(o, in->path);
+	put(o, ",(", 2);
+	put_list(o, &in->outputs, put_quoted);
+	put(o, ",[", 2);
+	for (size_t i = 0; i < in->n_nodes; i++) {
+		const struct drv_node *n = &in->nodes[i];
+		bool deeper = i + 1 < in->n_nodes && n[1].depth > n->depth;
+
+		for (; open > n->depth; open--)
+			put_str(o, "]))");
+		put_str(o, i && n[-1].depth >= n->depth ? ",(" : "(");
+		put_quoted(o, n->name);
+		put_str(o, deeper ? ",(" : ",");
+		put_list(o, &n->outputs, put_quoted);
+		put_str(o, deeper ? ",[" : ")");
+		open += deeper;
+	}
+	for (; open > 1; open--)
+		put_str(o, "]))");
+	put_str(o, "]))");
+}
+
+static void put_head(struct out *o, const struct drv *d)
+{
+	put_str(o, drv_has_dynamic_input(d) ? "DrvWithVersion(\"xp-dyn-drv\"," : "Derive(");
+}
+
 /* Behind the inputs. */
 static void put_rest(struct out *o, const struct drv *d, bool mask)
 {
@@ -112,11 +145,14 @@ int drv_print(const struct drv *d, struct buf *b)
 {
 	struct out o = { .b = b };
 
-	put_str(&o, "Derive(");
+	put_head(&o, d);
 	put_outputs(&o, d, false);
 	put(&o, ",[", 2);
 	for (size_t i = 0; i < d->inputs.n; i++)
-		put_input(&o, i == 0, d->inputs.v[i].path, &d->inputs.v[i].outputs);
+		if (d->inputs.v[i].n_nodes)
+			put_dynamic_input(&o, i == 0, &d->inputs.v[i]);
+		else
+			put_input(&o, i == 0, d->inputs.v[i].path, &d->inputs.v[i].outputs);
 	put(&o, "],", 2);
 	put_rest(&o, d, false);
 	return o.r;
@@ -127,7 +163,7 @@ int drv_print_with(const struct drv *d, bool mask_outputs, const struct print_in
 {
 	struct out o = { .b = b };
 
-	put_str(&o, "Derive(");
+	put_head(&o, d);
 	put_outputs(&o, d, mask_outputs);
 	put(&o, ",[", 2);
 	for (size_t i = 0; i < n_inputs; i++)

@@ -10,7 +10,8 @@
 #define LIST(T, m, sub) { FIELD_LIST, offsetof(struct T, m), &(sub) }
 
 LOCAL_LAYOUT(pair_layout, struct build_pair, STR(build_pair, name), STR(build_pair, value));
-LOCAL_LAYOUT(output_layout, struct build_output, STR(build_output, name), STR(build_output, path));
+LOCAL_LAYOUT(output_layout, struct build_output, STR(build_output, name), STR(build_output, path),
+	     STR(build_output, ca));
 
 LAYOUT(build_start_layout, struct build_start,
        STR(build_start, drv), STR(build_start, drv_name), STR(build_start, store_dir),
@@ -18,7 +19,6 @@ LAYOUT(build_start_layout, struct build_start,
        STR(build_start, builder), STRV(build_start, args), LIST(build_start, env, pair_layout),
        LIST(build_start, files, pair_layout), STRV(build_start, inputs),
        LIST(build_start, outputs, output_layout), U64(build_start, fixed),
-       U64(build_start, fixed_recursive), STR(build_start, fixed_algo),
        BYTES(build_start, fixed_hash), U64(build_start, sandbox), STR(build_start, build_dir),
        LIST(build_start, binds, pair_layout), STR(build_start, shm_size), U64(build_start, uid),
        U64(build_start, gid), U64(build_start, filter_syscalls),
@@ -35,7 +35,7 @@ LAYOUT(build_running_layout, struct build_running, U64(build_running, host_uid))
 LAYOUT(build_log_layout, struct build_log, U64(build_log, size));
 
 LOCAL_LAYOUT(made_layout, struct build_made,
-       STR(build_made, name), HASH(build_made, nar_hash), U64(build_made, nar_size),
+       STR(build_made, name), STR(build_made, path), HASH(build_made, nar_hash), U64(build_made, nar_size),
        STRV(build_made, refs), STR(build_made, ca));
 LAYOUT(build_end_layout, struct build_end,
        U64(build_end, status), STR(build_end, error), LIST(build_end, outputs, made_layout),

@@ -44,7 +44,8 @@ struct build_pairs {
 
 struct build_output {
 	char *name; /* "out" */
-	char *path; /* base name */
+	char *path; /* base name: where the builder puts it */
+	char *ca;   /* "fixed:r:sha256": its path follows from its contents; or "" */
 };
 
 struct build_start {
@@ -63,11 +64,8 @@ struct build_start {
 		struct build_output *v;
 		size_t n;
 	} outputs;
-	/* fixed output: */
-	uint64_t fixed;		  /* 1: one output, network, verified */
-	uint64_t fixed_recursive; /* 1 recursive (NAR), 0 flat */
-	char *fixed_algo;	  /* "sha256" … */
-	struct bytes fixed_hash;
+	uint64_t fixed;		 /* 1: fixed or impure: sees a network */
+	struct bytes fixed_hash; /* what its one output must have; empty: nothing */
 	/* sandbox */
 	uint64_t sandbox; /* enum build_sandbox */
 	char *build_dir;  /* inside: "/build" */
@@ -102,6 +100,7 @@ struct build_log {
 
 struct build_made {
 	char *name; /* output name */
+	char *path; /* base name, under which it lies now */
 	uint8_t nar_hash[32];
 	uint64_t nar_size;
 	struct strv refs; /* base names out of inputs and outputs, sorted */

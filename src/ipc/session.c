@@ -36,6 +36,9 @@ LAYOUT(session_add_layout, struct session_add,
 LAYOUT(session_text_layout, struct session_text, STR(session_text, text));
 LAYOUT(session_sigs_layout, struct session_sigs, STR(session_sigs, path), STRV(session_sigs, sigs));
 LAYOUT(session_log_layout, struct session_log, STR(session_log, drv), STR(session_log, spool_name));
+LAYOUT(session_realisation_layout, struct session_realisation,
+       HASH(session_realisation, drv_hash), STR(session_realisation, output),
+       STR(session_realisation, path), STRV(session_realisation, sigs));
 LAYOUT(session_build_layout, struct session_build,
        STRV(session_build, targets), U64(session_build, mode),
        U64(session_build, with_results));

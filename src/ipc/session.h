@@ -27,11 +27,13 @@ enum session_msg {
 	SESSION_FIND_ROOTS,    /* empty -> SESSION_ROOTS */
 	SESSION_ADD_SIGS,      /* struct session_sigs -> SESSION_DONE */
 	SESSION_ENSURE,	       /* struct session_text (base name) -> SESSION_DONE */
+	SESSION_REALISATION,   /* struct session_realisation -> SESSION_DONE */
 	SESSION_BUILD,	       /* struct session_build -> events, then SESSION_BUILT */
 	SESSION_ADD_LOG,       /* struct session_log -> SESSION_DONE */
-	SESSION_INVALIDATE,    /* struct session_text (base name): its files are gone -> SESSION_DONE */
-	SESSION_PERM_ROOT,     /* struct session_root -> SESSION_DONE */
-	SESSION_COLLECT,       /* struct session_collect -> events, then SESSION_COLLECTED */
+	SESSION_INVALIDATE, /* struct session_text (base name): its files are gone -> SESSION_DONE
+			     */
+	SESSION_PERM_ROOT,  /* struct session_root -> SESSION_DONE */
+	SESSION_COLLECT,    /* struct session_collect -> events, then SESSION_COLLECTED */
 
 	/* core -> session: answers */
 	SESSION_DONE = 32, /* struct session_done */
@@ -111,6 +113,11 @@ struct session_sigs {
 struct session_log {
 	char *drv;	  /* base name */
 	char *spool_name; /* a file in the session's spool: plain text */
+};
+struct session_realisation {  /* op 42 */
+	uint8_t drv_hash[32]; /* the derivation's hash modulo */
+	char *output, *path;  /* "out", base name */
+	struct strv sigs;
 };
 
 enum session_build_mode { BUILD_NORMAL = 0, BUILD_REPAIR = 1, BUILD_CHECK = 2 };
@@ -199,7 +206,7 @@ struct session_note {
 };
 
 extern const struct layout session_client_layout, session_options_layout, session_add_layout,
-	session_text_layout, session_sigs_layout, session_log_layout, session_root_layout,
-	session_build_layout, session_done_layout, session_roots_layout, session_built_layout,
-	session_ev_build_layout, session_progress_layout, session_note_layout,
+	session_text_layout, session_sigs_layout, session_realisation_layout, session_log_layout,
+	session_root_layout, session_build_layout, session_done_layout, session_roots_layout,
+	session_built_layout, session_ev_build_layout, session_progress_layout, session_note_layout,
 	session_collect_layout, session_garbage_layout, session_collected_layout;

@@ -51,5 +51,25 @@ struct tree_owner {
 int tree_canonicalise(int dirfd, const char *name, const struct tree_owner *owner, struct err *e);
 /* Copies a tree to fresh inodes (a fixed output must not share one with its builder). */
 int tree_copy(int from_dirfd, const char *from, int to_dirfd, const char *to, struct err *e);
+/* The tree's hash as git makes it: SHA-1 or SHA-256. Returns as tree_dump. */
+int tree_git_hash(int dirfd, const char *name, enum hash_algo algo, struct hash *ret,
+		  struct err *e);
+
+/* Digests (32 characters each) that are replaced in a stream, one pair after the other. */
+struct tree_pair {
+	const char *from, *to;
+};
+struct tree_rewriter; /* what it writes goes to a sink */
+struct tree_rewriter *tree_rewriter_new(const struct tree_pair *pairs, size_t n, byte_sink sink,
+					void *ctx);
+void tree_rewriter_free(struct tree_rewriter *r);
+int tree_rewriter_feed(void *rewriter, const uint8_t *data, size_t len); /* a byte_sink */
+int tree_rewriter_end(struct tree_rewriter *r);
+/* Where the last pair's digest began, in order. */
+const uint64_t *tree_rewriter_matches(const struct tree_rewriter *r, size_t *ret_n);
+/* Makes `to` out of `from`, both beneath dirfd, with the pairs replaced; canonical metadata.
+ * Returns as tree_dump; TREE_BAD, too, when names do not stay in order. */
+int tree_rewrite(int dirfd, const char *from, const char *to, const struct tree_pair *pairs,
+		 size_t n, struct err *e);
 /* After a rename into the store: mode 0555 (directory) and mtime 1 on the top. 0 or -errno. */
 int tree_seal(int dirfd, const char *name);

@@ -39,12 +39,7 @@ static int parse_method(const char *text, enum ca_method *ret, const char **rest
 			       "content address prefix '%.*s' is unrecognized. Recogonized "
 			       "prefixes are 'text' or 'fixed'",
 			       colon - text > 64 ? 64 : (int)(colon - text), text);
-	if (skip_prefix(rest, "git:"))
-		return err_set(e, PATH_BAD,
-			       "experimental Nix feature 'git-hashing' is disabled; it would be "
-			       "needed for '%s'",
-			       text);
-	*ret = skip_prefix(rest, "r:") ? CA_NAR : CA_FLAT;
+	*ret = skip_prefix(rest, "git:") ? CA_GIT : skip_prefix(rest, "r:") ? CA_NAR : CA_FLAT;
 	return 0;
 }
 
@@ -67,6 +62,11 @@ static int parse_algo(const char *text, const char *end, enum ca_method method, 
 	if (method == CA_TEXT && *ret != HASH_SHA256)
 		return err_set(e, PATH_BAD,
 			       "text content address hash should use sha256, but instead uses %s",
+			       name);
+	if (method == CA_GIT && *ret != HASH_SHA1 && *ret != HASH_SHA256)
+		return err_set(e, PATH_BAD,
+			       "Git file ingestion must use SHA-1 or SHA-256 hash, but instead "
+			       "using: %s",
 			       name);
 	return 0;
 }
@@ -110,8 +110,15 @@ static const char *method_prefix(enum ca_method method)
 		return "fixed:";
 	case CA_NAR:
 		return "fixed:r:";
+	case CA_GIT:
+		return "fixed:git:";
 	}
 	return NULL;
+}
+
+char *ca_method_print(struct arena *a, enum ca_method method, enum hash_algo algo)
+{
+	return arena_printf(a, "%s%s", method_prefix(method), hash_algo_name(algo));
 }
 
 char *ca_print(struct arena *a, const struct ca *ca)

@@ -50,6 +50,11 @@ static int finish(struct hasher *h, const char *store_dir, const char *name,
 	return store_path_parse_base(base, ret, e);
 }
 
+static const char *method_prefix(enum ca_method method)
+{
+	return method == CA_NAR ? "r:" : method == CA_GIT ? "git:" : "";
+}
+
 /* The hash that stands for a fixed object which is not a sha256 of a NAR. */
 static void fixed_inner(const struct ca *ca, uint8_t ret[32])
 {
@@ -57,7 +62,7 @@ static void fixed_inner(const struct ca *ca, uint8_t ret[32])
 	int n;
 
 	base16_encode(ca->hash.bytes, hash_size(ca->hash.algo), hex);
-	n = snprintf(text, sizeof(text), "fixed:out:%s%s:%s:", ca->method == CA_NAR ? "r:" : "",
+	n = snprintf(text, sizeof(text), "fixed:out:%s%s:%s:", method_prefix(ca->method),
 		     hash_algo_name(ca->hash.algo), hex);
 	sha256(text, (size_t)n, ret);
 }
@@ -138,6 +143,27 @@ int store_path_for_output(const char *store_dir, const char *drv_name, const cha
 	feed(h, "output:");
 	feed(h, output_name);
 	return finish(h, store_dir, name, hash, ret, e);
+}
+
+int store_path_for_scratch(const char *store_dir, const struct store_path *drv,
+			   const char *drv_name, const char *output_name, struct store_path *ret,
+			   struct err *e)
+{
+	static const uint8_t zeros[32];
+	_cleanup_hasher_ struct hasher *h = NULL;
+	char name[STORE_NAME_MAX + 1];
+
+	if (!object_name(name, drv_name, output_name))
+		return err_set(e, PATH_BAD, "name '%s-%s' must be no longer than %d characters",
+			       drv_name, output_name, STORE_NAME_MAX);
+	h = hasher_new(HASH_SHA256);
+	if (!h)
+		return err_errno(e, -ENOMEM, "computing a store path");
+	feed(h, "rewrite:");
+	feed(h, drv->base);
+	feed(h, ":name:");
+	feed(h, output_name);
+	return finish(h, store_dir, name, zeros, ret, e);
 }
 
 char *output_object_name(struct arena *a, const char *drv_name, const char *output_name)

@@ -40,16 +40,18 @@ bool store_path_is_drv(const struct store_path *p);
 char *store_path_full(struct arena *a, const char *store_dir, const struct store_path *p);
 
 /* How a content-addressed object was made. */
-enum ca_method { CA_TEXT, CA_FLAT, CA_NAR };
+enum ca_method { CA_TEXT, CA_FLAT, CA_NAR, CA_GIT };
 
 struct ca {
 	enum ca_method method;
 	struct hash hash;
 };
 
-/* "text:sha256:…", "fixed:sha1:…", "fixed:r:sha256:…" (hash in base 32). PATH_BAD when it is none.
- */
+/* "text:sha256:…", "fixed:sha1:…", "fixed:r:sha256:…", "fixed:git:sha1:…" (hash in base 32).
+ * PATH_BAD when it is none. */
 int ca_parse(const char *text, struct ca *ret, struct err *e);
+/* "fixed:r:sha256" */
+char *ca_method_print(struct arena *a, enum ca_method method, enum hash_algo algo);
 char *ca_print(struct arena *a, const struct ca *ca);
 /* The wire's method names of op 7: "text:sha256", "fixed:sha256", "fixed:r:sha512" … */
 int ca_method_parse(const char *text, enum ca_method *ret_method, enum hash_algo *ret_algo,
@@ -63,5 +65,10 @@ int store_path_for_ca(const char *store_dir, const char *name, const struct ca *
  */
 int store_path_for_output(const char *store_dir, const char *drv_name, const char *output_name,
 			  const uint8_t hash[32], struct store_path *ret, struct err *e);
+/* Where a build leaves an output whose path follows from its contents: upstream's fallback path, of
+ * a type that no object in a store has. `drv` is the .drv. */
+int store_path_for_scratch(const char *store_dir, const struct store_path *drv,
+			   const char *drv_name, const char *output_name, struct store_path *ret,
+			   struct err *e);
 /* The output's store object name: "name" for "out", else "name-output". */
 char *output_object_name(struct arena *a, const char *drv_name, const char *output_name);

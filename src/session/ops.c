@@ -44,8 +44,8 @@ static const struct op ops[] = {
 	{ OP_QUERY_MISSING, "QueryMissing", op_query_missing },
 	{ OP_QUERY_DERIVATION_OUTPUT_MAP, "QueryDerivationOutputMap",
 	  op_query_derivation_output_map },
-	{ OP_REGISTER_DRV_OUTPUT, "RegisterDrvOutput", NULL, "s" },
-	{ OP_QUERY_REALISATION, "QueryRealisation", NULL, "s" },
+	{ OP_REGISTER_DRV_OUTPUT, "RegisterDrvOutput", op_register_drv_output },
+	{ OP_QUERY_REALISATION, "QueryRealisation", op_query_realisation },
 	{ OP_ADD_MULTIPLE_TO_STORE, "AddMultipleToStore", op_add_multiple_to_store },
 	{ OP_ADD_BUILD_LOG, "AddBuildLog", op_add_build_log },
 	{ OP_BUILD_PATHS_WITH_RESULTS, "BuildPathsWithResults", op_build_paths_with_results },
@@ -102,9 +102,6 @@ int op_refuse(struct session *s, const struct op *op, struct err *e)
 {
 	const char *payload = op->payload;
 
-	/* Before 1.31 this one came as two strings. */
-	if (op->number == OP_REGISTER_DRV_OUTPUT && s->version < (1 << 8 | 31))
-		payload = "ss";
 	for (; *payload; payload++) {
 		int r = skip_item(s, *payload);
 		if (r)

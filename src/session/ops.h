@@ -43,6 +43,9 @@ int op_query_missing(struct session *s, struct err *e);
 int op_query_derivation_outputs(struct session *s, struct err *e);
 int op_query_derivation_output_names(struct session *s, struct err *e);
 int op_query_derivation_output_map(struct session *s, struct err *e);
+/* ops_realise.c */
+int op_register_drv_output(struct session *s, struct err *e);
+int op_query_realisation(struct session *s, struct err *e);
 /* ops_add.c */
 int op_add_to_store(struct session *s, struct err *e);
 int op_add_text_to_store(struct session *s, struct err *e);

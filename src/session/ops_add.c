@@ -194,10 +194,13 @@ static int add_framed(struct session *s, struct add *a, struct err *e)
 	struct wire_in *in = framed_open(s, false);
 	if (r)
 		return r; /* the stream is read over before the client hears it */
-	r = a->method == CA_NAR ? read_nar(s, in, a, e) : read_flat(s, s->framed, a, e);
+	bool tree = a->method == CA_NAR || a->method == CA_GIT;
+	r = tree ? read_nar(s, in, a, e) : read_flat(s, s->framed, a, e);
 	if (r)
 		return r;
 	r = framed_close(s);
+	if (!r && a->method == CA_GIT)
+		r = spool_hash(s, a->object.name, CA_GIT, a->algo, NULL, false, &a->ca.hash, e);
 	return r ?: finish(s, a, e);
 }
 

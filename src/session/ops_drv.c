@@ -15,26 +15,13 @@ static int get_path(struct session *s, struct store_path *ret)
 	return r;
 }
 
-/* Output names and base names of a valid derivation's outputs. */
-static int outputs_of(struct session *s, const struct store_path *p, struct strv *ret_names,
-		      struct strv *ret_paths, struct err *e)
-{
-	int r = store_db(s, e);
-	if (r)
-		return r;
-	r = db_drv_outputs(s->db, p, &s->arena, ret_names, ret_paths);
-	if (r == DB_ABSENT)
-		return store_not_valid(s, p, e);
-	return r ? store_fail(e, r, "cannot read the store's database") : 0;
-}
-
 static int get_outputs(struct session *s, struct strv *ret_names, struct strv *ret_paths,
 		       struct err *e)
 {
 	struct store_path p;
 
 	int r = get_path(s, &p);
-	return r ?: outputs_of(s, &p, ret_names, ret_paths, e);
+	return r ?: store_outputs(s, &p, ret_names, ret_paths, e);
 }
 
 int op_query_derivation_output_map(struct session *s, struct err *e)
@@ -48,7 +35,7 @@ int op_query_derivation_output_map(struct session *s, struct err *e)
 	wire_put_u64(&s->out, names.n);
 	for (size_t i = 0; i < names.n; i++) {
 		wire_put_str(&s->out, names.v[i]);
-		wire_put_path(&s->out, paths.v[i]);
+		wire_put_path(&s->out, *paths.v[i] ? paths.v[i] : NULL);
 	}
 	return 0;
 }
@@ -61,6 +48,10 @@ int op_query_derivation_outputs(struct session *s, struct err *e)
 	if (r)
 		return r;
 	strv_sort_uniq(&paths, false);
+	while (paths.n && !*paths.v[0]) { /* nobody knows them (yet) */
+		paths.v++;
+		paths.n--;
+	}
 	answer_begin(s);
 	wire_put_paths(&s->out, &paths);
 	return 0;
@@ -137,7 +128,7 @@ static int outputs_valid(struct session *s, const struct want *w, struct err *e)
 {
 	struct strv names = {}, paths = {};
 
-	int r = outputs_of(s, &w->drv, &names, &paths, e);
+	int r = store_outputs(s, &w->drv, &names, &paths, e);
 	if (r)
 		return r;
 	if (names.n == 0)

@@ -8,6 +8,7 @@
  * broke the protocol: told, then closed); WIRE_EOF (the client is gone: close in silence). */
 #pragma once
 
+#include "drv/closure.h"
 #include "ipc/session.h"
 #include "store/db.h"
 #include "wire/frames.h"
@@ -60,6 +61,7 @@ struct session {
 	/* The database. */
 	struct db *db;
 	bool snapshot;
+	struct drv_hashes hashes; /* of derivations, given back with the other memory */
 	/* Adds on their way. */
 	struct pending *pending; /* PENDING_MAX, a ring; allocated by the first add */
 	size_t pending_first, n_pending;
@@ -130,7 +132,12 @@ int store_info_must(struct session *s, const struct store_path *p, struct wire_i
 		    struct err *e);
 int store_not_valid(struct session *s, const struct store_path *p, struct err *e);
 int store_fail(struct err *e, int r, const char *what);
-struct drv;
+bool session_has(const struct session *s, const char *feature);
+/* Under what the outputs of `d` are realised. */
+int store_drv_hash(struct session *s, const struct drv *d, uint8_t ret[32], struct err *e);
+/* Names and base names of the outputs of a valid derivation; "" where nobody knows the path. */
+int store_outputs(struct session *s, const struct store_path *p, struct strv *ret_names,
+		  struct strv *ret_paths, struct err *e);
 /* Reads and parses a .drv of the store. */
 int store_drv(struct session *s, const struct store_path *p, struct arena *a, struct drv *ret,
 	      struct err *e);

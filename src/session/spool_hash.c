@@ -84,6 +84,10 @@ int spool_hash(struct session *s, const char *name, enum ca_method m, enum hash_
 	char from[STORE_DIGEST_LEN + 1] = "";
 	int r = -ENOMEM;
 
+	if (m == CA_GIT) {
+		hasher_free(k.h);
+		return tree_git_hash(s->spool, name, algo, ret, e);
+	}
 	if (digest32) {
 		memcpy(from, digest32, STORE_DIGEST_LEN);
 		k.rewrite = rewrite_new(from, zero_digest);

@@ -48,6 +48,7 @@ void store_close(struct session *s)
 	store_release(s);
 	db_closep(&s->db);
 	s->db = NULL;
+	drv_hashes_done(&s->hashes);
 }
 
 int store_valid(struct session *s, const struct store_path *p, struct err *e)
@@ -123,4 +124,68 @@ int store_drv(struct session *s, const struct store_path *p, struct arena *a, st
 char *store_print(struct session *s, const char *base)
 {
 	return arena_printf(&s->arena, "%s/%s", s->client.store_dir, base);
+}
+
+bool session_has(const struct session *s, const char *feature)
+{
+	return strv_has(&s->client.experimental_features, feature);
+}
+
+static int load_for_hash(void *ctx, const struct store_path *path, struct arena *a, struct drv *ret,
+			 struct err *e)
+{
+	return store_drv(ctx, path, a, ret, e);
+}
+
+int store_drv_hash(struct session *s, const struct drv *d, uint8_t ret[32], struct err *e)
+{
+	int r = drv_hashes_of(&s->hashes, s->client.store_dir, d, load_for_hash, s, ret, e);
+
+	return r > 0 ? (e->code = OP_FAILED) : r;
+}
+
+/* Outputs whose paths are not in the .drv. */
+static int look_up_outputs(struct session *s, const struct drv *d, struct strv *ret_names,
+			   struct strv *ret_paths, struct err *e)
+{
+	bool known = d->kind != DRV_IMPURE && session_has(s, "ca-derivations") &&
+		     db_has_realisations(s->db);
+	uint8_t hash[32];
+	int r = known ? store_drv_hash(s, d, hash, e) : 0;
+
+	for (size_t i = 0; r == 0 && i < d->outputs.n; i++) {
+		struct realisation row;
+		char *path = (char *)"";
+
+		r = known ? db_realisation(s->db, hash, d->outputs.v[i].name, &s->arena, &row)
+			  : DB_ABSENT;
+		if (r < 0)
+			return store_fail(e, r, "cannot read the store's database");
+		if (r == 0)
+			path = arena_strdup(&s->arena, row.path.base);
+		if (strv_add_arena(ret_names, &s->arena, d->outputs.v[i].name) < 0 ||
+		    strv_add_arena(ret_paths, &s->arena, path) < 0)
+			return too_large(e);
+		r = 0;
+	}
+	return r;
+}
+
+int store_outputs(struct session *s, const struct store_path *p, struct strv *ret_names,
+		  struct strv *ret_paths, struct err *e)
+{
+	struct drv d;
+	int r = store_db(s, e);
+
+	if (r)
+		return r;
+	r = db_drv_outputs(s->db, p, &s->arena, ret_names, ret_paths);
+	if (r == DB_ABSENT)
+		return store_not_valid(s, p, e);
+	if (r)
+		return store_fail(e, r, "cannot read the store's database");
+	if (ret_names->n || !store_path_is_drv(p))
+		return 0;
+	r = store_drv(s, p, &s->arena, &d, e);
+	return r ? r : look_up_outputs(s, &d, ret_names, ret_paths, e);
 }

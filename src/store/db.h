@@ -62,6 +62,20 @@ int db_closure(struct db *db, const struct strv *roots, struct arena *a, struct 
 int db_paths_above(struct db *db, uint64_t id, struct arena *a, struct strv *ret);
 int db_max_id(struct db *db, uint64_t *ret);
 
+/* Realisations: which path an output of a derivation turned out to be (feature row A4). The key is
+ * the derivation's hash modulo, own outputs masked. */
+struct realisation {
+	uint8_t drv_hash[32]; /* sha256 */
+	char *output;	      /* "out" */
+	struct store_path path;
+	struct strv sigs;
+};
+/* The tables are there: the feature ca-derivations is, or was, on. */
+bool db_has_realisations(const struct db *db);
+/* DB_ABSENT: not known, or its path is not valid any more, or there are no tables. */
+int db_realisation(struct db *db, const uint8_t drv_hash[32], const char *output, struct arena *a,
+		   struct realisation *ret);
+
 /* Writing. Calls between begin and commit are one transaction; a failed register inside it is
  * undone alone (savepoint), the others stay. */
 int db_begin(struct db *db);
@@ -87,6 +101,11 @@ int db_register_many(struct db *db, struct registration *v, size_t n, struct err
 /* The same between db_begin and db_commit without the savepoint, which costs as much as the rows:
  * after a negative result the whole transaction must be rolled back. */
 int db_register_bare(struct db *db, struct registration *v, size_t n, struct err *e);
+/* Makes the tables of realisations as upstream's migration of that name does, where missing. */
+int db_realisations_create(struct db *db, struct err *e);
+/* Adds one; signatures are merged into those of an equal one. Its path must be valid. DB_BAD with
+ * upstream's sentence: another path is recorded for that output. */
+int db_register_realisation(struct db *db, const struct realisation *r, struct err *e);
 int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *sigs); /* DB_ABSENT */
 int db_invalidate(struct db *db, const struct store_path *p); /* -EBUSY when it has referrers */
 int db_delete_id(struct db *db, uint64_t id);		      /* the same by row id */

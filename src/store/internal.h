@@ -22,6 +22,7 @@ enum db_stmt {
 	Q_MAX_ID,
 	Q_REF_IDS,
 	Q_PATH_OF_ID,
+	Q_REALISATION,
 	T_BEGIN_READ,
 	T_BEGIN_WRITE,
 	T_COMMIT,
@@ -36,6 +37,8 @@ enum db_stmt {
 	W_SIGS,
 	W_INVALIDATE,
 	W_DELETE_ID,
+	W_REALISE,
+	W_REALISE_SIGS,
 	DB_N_STMTS,
 };
 
@@ -45,6 +48,7 @@ struct db {
 	enum db_mode mode;
 	int lock_fd;	   /* big-lock, shared; -1 for readers */
 	bool in_snapshot;  /* between db_read_begin and db_read_end */
+	bool realisations; /* their tables are there */
 	bool in_txn;	   /* between db_begin and db_commit */
 	char *prefix;	   /* store_dir "/" */
 	size_t prefix_len; /* bytes */
@@ -54,6 +58,9 @@ struct db {
 
 /* schema.c: makes what schema 10 has, where missing. */
 int db_schema_create(sqlite3 *sql);
+
+/* The same for realisations, with the mark that upstream's migration leaves. */
+int db_schema_realisations(sqlite3 *sql);
 
 /* open.c. A reset statement without bindings, or NULL with *ret_err set to a negative errno. */
 sqlite3_stmt *db_stmt(struct db *db, enum db_stmt which, int *ret_err);
@@ -79,6 +86,9 @@ static inline void db_resetp(sqlite3_stmt **st)
 
 /* query.c: the row id of a path, DB_ABSENT, or a negative errno. */
 int db_id_of(struct db *db, const char *base, uint64_t *ret);
+
+/* The words of a text that is separated by spaces. */
+int db_split_words(const char *s, struct arena *a, struct strv *ret);
 
 /* write.c: sorted, separated by spaces; NULL when there are none. -EINVAL for one with a space. */
 int db_bind_sigs(sqlite3_stmt *st, int column, const struct strv *sigs);

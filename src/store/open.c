@@ -38,6 +38,10 @@ static const char *const texts[DB_N_STMTS] = {
 	[Q_MAX_ID] = "select max(id) from ValidPaths",
 	[Q_REF_IDS] = "select reference from Refs where referrer = ?",
 	[Q_PATH_OF_ID] = "select path from ValidPaths where id = ?",
+	[Q_REALISATION] = "select Realisations.id, Output.path, Realisations.signatures "
+			  "from Realisations inner join ValidPaths as Output "
+			  "on Output.id = Realisations.outputPath "
+			  "where drvPath = ? and outputName = ?",
 	[T_BEGIN_READ] = "begin",
 	/* Immediate: a reader that turned writer could meet SQLITE_BUSY_SNAPSHOT, which no
 	 * waiting cures. */
@@ -58,6 +62,10 @@ static const char *const texts[DB_N_STMTS] = {
 	[W_SIGS] = "update ValidPaths set sigs = ? where path = ?",
 	[W_INVALIDATE] = "delete from ValidPaths where path = ?",
 	[W_DELETE_ID] = "delete from ValidPaths where id = ?",
+	[W_REALISE] = "insert into Realisations (drvPath, outputName, outputPath, signatures) "
+		      "values (?, ?, (select id from ValidPaths where path = ?), ?)",
+	[W_REALISE_SIGS] = "update Realisations set signatures = ? "
+			   "where drvPath = ? and outputName = ?",
 };
 
 int db_errno(int rc)
@@ -448,6 +456,8 @@ int db_open(const char *db_dir, enum db_mode mode, const char *store_dir, bool s
 	/* The first read opens -wal and -shm: a session does it before it seals itself. */
 	if (db_max_id(db, &id) < 0)
 		return fail(db, sqlite3_extended_errcode(db->sql), db_dir, e);
+	db->realisations = sqlite3_table_column_metadata(db->sql, NULL, "Realisations", "drvPath",
+							 NULL, NULL, NULL, NULL, NULL) == SQLITE_OK;
 	*ret = TAKE_PTR(db);
 	return 0;
 }

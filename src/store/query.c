@@ -79,7 +79,7 @@ static int parse_hash(const char *s, uint8_t ret[32])
 	return base16_decode(s, strlen(s), ret, 32) ? -EBADMSG : 0;
 }
 
-static int split_words(const char *s, struct arena *a, struct strv *ret)
+int db_split_words(const char *s, struct arena *a, struct strv *ret)
 {
 	while (s && *s) {
 		size_t n = strcspn(s, " ");
@@ -145,7 +145,7 @@ static int read_info_row(struct db *db, sqlite3_stmt *st, struct arena *a, struc
 		return -ENOMEM;
 	info->nar_size = sqlite3_column_int64(st, 4);
 	info->ultimate = sqlite3_column_int64(st, 5) == 1;
-	r = split_words(text_of(st, 6), a, &info->sigs);
+	r = db_split_words(text_of(st, 6), a, &info->sigs);
 	return r ? r : copy_text(st, 7, a, &info->ca);
 }
 

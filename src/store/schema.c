@@ -43,18 +43,59 @@ static const char tables[] =
 static const char migrations[] =
 	"create table if not exists SchemaMigrations (migration text primary key not null);\n";
 
-int db_schema_create(sqlite3 *sql)
+/* What the feature ca-derivations adds: upstream's ca-specific-schema.sql of 2.34. */
+static const char realisations[] =
+	"create table if not exists Realisations (\n"
+	"    id integer primary key autoincrement not null,\n"
+	"    drvPath text not null,\n" /* sha256:<base 16>, the hash modulo */
+	"    outputName text not null, -- symbolic output id, usually \"out\"\n"
+	"    outputPath integer not null,\n"
+	"    signatures text, -- space-separated list\n"
+	"    foreign key (outputPath) references ValidPaths(id) on delete cascade\n"
+	");\n"
+	"create index if not exists IndexRealisations on Realisations(drvPath, outputName);\n"
+	/* A path may depend on itself by way of realisations: those links must not restrict. */
+	"create trigger if not exists DeleteSelfRefsViaRealisations before delete on ValidPaths\n"
+	"  begin\n"
+	"    delete from RealisationsRefs where realisationReference in (\n"
+	"      select id from Realisations where outputPath = old.id\n"
+	"    );\n"
+	"  end;\n"
+	"create table if not exists RealisationsRefs (\n"
+	"    referrer integer not null,\n"
+	"    realisationReference integer,\n"
+	"    foreign key (referrer) references Realisations(id) on delete cascade,\n"
+	"    foreign key (realisationReference) references Realisations(id) on delete restrict\n"
+	");\n"
+	"create index if not exists IndexRealisationsRefsRealisationReference on "
+	"RealisationsRefs(realisationReference);\n"
+	"create index if not exists IndexRealisationsRefs on RealisationsRefs(referrer);\n"
+	"create index if not exists IndexRealisationsRefsOnOutputPath on "
+	"Realisations(outputPath);\n"
+	"insert or ignore into SchemaMigrations values('20220326-ca-derivations');\n";
+
+static int run(sqlite3 *sql, const char *a, const char *b)
 {
 	int rc = sqlite3_exec(sql, "begin immediate", NULL, NULL, NULL);
 
 	if (rc != SQLITE_OK)
 		return db_errno(rc);
-	rc = sqlite3_exec(sql, tables, NULL, NULL, NULL);
+	rc = sqlite3_exec(sql, a, NULL, NULL, NULL);
 	if (rc == SQLITE_OK)
-		rc = sqlite3_exec(sql, migrations, NULL, NULL, NULL);
+		rc = sqlite3_exec(sql, b, NULL, NULL, NULL);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_exec(sql, "commit", NULL, NULL, NULL);
 	if (rc != SQLITE_OK && !sqlite3_get_autocommit(sql))
 		(void)sqlite3_exec(sql, "rollback", NULL, NULL, NULL); /* rc is the story */
 	return db_errno(rc);
+}
+
+int db_schema_create(sqlite3 *sql)
+{
+	return run(sql, tables, migrations);
+}
+
+int db_schema_realisations(sqlite3 *sql)
+{
+	return run(sql, migrations, realisations);
 }

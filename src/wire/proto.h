@@ -24,6 +24,7 @@ enum wire_gate {
 	GATE_RESULT_OUTPUTS,   /* build results carry outputs */
 	GATE_RESULT_TIMES,     /* build results carry times */
 	GATE_DERIVED_PATH,     /* a bare .drv target means the file itself */
+	GATE_REALISATION_JSON, /* realisations are JSON texts */
 	GATE_VERSION_STRING,   /* the handshake names the daemon's version */
 	GATE_TRUST,	       /* the handshake tells whether the client is trusted */
 	GATE_RESULT_CPU,       /* build results carry processor times */

@@ -224,7 +224,6 @@ static void check_failure(struct peer *p)
 static void check_signal(struct peer *p)
 {
 	p->start.fixed = 1;
-	p->start.fixed_algo = "sha256";
 	expect(p,
 	       "kill -9 $$; /nix/store/" PEER_BUSYBOX "/bin/busybox sh -c 'kill -SEGV $$'; exit 1",
 	       TRANSIENT_FAILURE);
@@ -376,8 +375,7 @@ static void fixed(struct peer *p, const char *contents, bool recursive)
 
 	hash_buffer(HASH_SHA256, contents, strlen(contents), &h);
 	p->start.fixed = 1;
-	p->start.fixed_recursive = recursive;
-	p->start.fixed_algo = "sha256";
+	p->start.outputs.v[0].ca = recursive ? "fixed:r:sha256" : "fixed:sha256";
 	p->start.fixed_hash.v = arena_dup(&p->arena, h.bytes, 32);
 	p->start.fixed_hash.n = 32;
 }

@@ -90,7 +90,8 @@ static int make(struct fixture *f, const char *const (*env)[2], size_t n)
 	f->drv.outputs.v = arena_array(&f->a, 1, sizeof(*f->drv.outputs.v));
 	f->drv.outputs.v[0] = (struct drv_output){
 		.name = (char *)"out",
-		.path = (char *)"/tmp/golden/store/00000000000000000000000000000001-x"
+		.path = (char *)"/tmp/golden/store/00000000000000000000000000000001-x",
+		.algo = (char *)"",
 	};
 	f->drv.env.n = n;
 	f->drv.env.v = arena_array(&f->a, n, sizeof(*f->drv.env.v));
@@ -262,14 +263,16 @@ static void only_fixed_outputs_see_the_outside(void **state)
 	assert_null(get(&f.out.env, "NIX_OUTPUT_CHECKED"));
 	f.drv.kind = DRV_FIXED;
 	f.drv.fixed = (struct ca){ .method = CA_NAR, .hash = { .algo = HASH_SHA256 } };
+	f.drv.outputs.v[0].algo = (char *)"r:sha256";
+	f.drv.outputs.v[0].method = CA_NAR;
+	f.drv.outputs.v[0].hash_algo = HASH_SHA256;
 	f.settings.cores = 0;
 	assert_int_equal(build_env_make(&f.in, &f.a, &f.out, &f.e), 0);
 	assert_string_equal(get(&f.out.env, "http_proxy"), "http://proxy");
 	assert_string_equal(get(&f.out.env, "no_proxy"), "");
 	assert_string_equal(get(&f.out.env, "NIX_OUTPUT_CHECKED"), "1");
 	assert_string_equal(get(&f.out.env, "NIX_BUILD_CORES"), "5");
-	assert_int_equal(f.out.fixed_recursive, 1);
-	assert_string_equal(f.out.fixed_algo, "sha256");
+	assert_string_equal(f.out.outputs.v[0].ca, "fixed:r:sha256");
 	assert_int_equal(f.out.fixed_hash.n, 32);
 	fixture_done(&f);
 }

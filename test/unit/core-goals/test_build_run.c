@@ -330,6 +330,7 @@ static void run_part(struct world *w, const char *part)
 	w->drv.outputs.v = arena_array(&w->arena, 1, sizeof(*w->drv.outputs.v));
 	w->drv.outputs.v[0] =
 		(struct drv_output){ .name = (char *)"out",
+				     .algo = (char *)"",
 				     .path = arena_printf(&w->arena, "%s/%s", w->core.store_dir,
 							  OUT_BASE) };
 	assert_int_equal(build_run_start(w->runs, &job, &events, w, &w->run, &e), 0);

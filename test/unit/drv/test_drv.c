@@ -282,6 +282,89 @@ static void every_prefix_fails(void **state)
 	}
 }
 
+#define DYNAMIC(node)                                                                              \
+	"DrvWithVersion(\"xp-dyn-drv\",[(\"out\",\"\",\"\",\"\")],[(\"/nix/store/" DIGEST          \
+	"-i.drv\"," node ")]," REST
+
+static void outputs_of_outputs(void **state)
+{
+	static const char *const good[] = {
+		DYNAMIC("([],[(\"out\",[\"out\"])])"),
+		DYNAMIC("([\"dev\",\"out\"],[(\"a\",[\"x\"]),(\"b\",([\"y\"],[(\"c\",[]),(\"d\",["
+			"\"z\"])"
+			"])),(\"e\",[])])"),
+		DYNAMIC("([],[(\"a\",([],[(\"b\",([],[(\"c\",[\"out\"])]))]))])"),
+	};
+	static const char *const bad[] = {
+		DYNAMIC("([],[(\"b\",[]),(\"a\",[])])"),
+		DYNAMIC("([],[(\"a\",[]),(\"a\",[])])"),
+		DYNAMIC("([],[(\"a/b\",[])])"),
+		DYNAMIC("([],[(\"a\",[])]"),
+		DYNAMIC("([],[(\"a\",([],[(\"a\",([],[(\"a\",([],[(\"a\",([],[(\"a\",([],[(\"a\",(["
+			"],["
+			"(\"a\",([],[(\"a\",([],[(\"a\",([],[(\"a\",([],[(\"a\",([],[(\"a\",([],[("
+			"\"a\","
+			"([],[(\"a\",([],[(\"a\",([],[(\"a\",([],[(\"a\",[])"),
+	};
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 16);
+	struct drv d;
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(good); i++) {
+		assert_int_equal(parse(&a, good[i], &d, NULL), 0);
+		assert_true(drv_has_dynamic_input(&d));
+		assert_prints(&d, good[i]);
+	}
+	for (size_t i = 0; i < ELEMENTS(bad); i++)
+		assert_int_equal(parse(&a, bad[i], &d, NULL), DRV_BAD);
+	/* The old form may not have them. */
+	assert_int_equal(
+		parse(&a, DEFERRED "[(\"/nix/store/" DIGEST "-i.drv\",([],[]))]," REST, &d, NULL),
+		DRV_BAD);
+}
+
+static int find_by_name(void *ctx, const struct drv_input *in, const char *const *chain,
+			size_t depth, const char *output, char **ret, struct err *e)
+{
+	(void)ctx;
+	(void)in;
+	(void)e;
+	*ret = depth ? (char *)"/nix/store/33333333333333333333333333333333-deep"
+		     : (char *)"/nix/store/22222222222222222222222222222222-shallow";
+	assert_true(depth == 0 || !strcmp(chain[0], "out"));
+	return strcmp(output, "out") ? DRV_BAD : 0;
+}
+
+/* The placeholders are those of upstream's test of downstream placeholders (2.34). */
+static void resolving(void **state)
+{
+	static const char text[] =
+		"DrvWithVersion(\"xp-dyn-drv\",[(\"out\",\"\",\"\",\"\")],"
+		"[(\"/nix/store/g1w7hy3qg1w7hy3qg1w7hy3qg1w7hy3q-foo.drv\",[\"out\"]),"
+		"(\"/nix/store/g1w7hy3qg1w7hy3qg1w7hy3qg1w7hy3q-foo.drv.drv\",([],[(\"out\",["
+		"\"out\"])]))],[],\"sys\",\"/bin/sh\","
+		"[\"/0c6rn30q4frawknapgwq386zq358m8r6msvywcvc89n6m5p2dgbz\"],"
+		"[(\"a\",\"x/0gn6agqxjyyalf0dpihgyf49xq5hqxgw100f0wydnj6yqrhqsb3w/y\"),"
+		"(\"z\",\"\")])";
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 16);
+	_cleanup_err_ struct err e = {};
+	struct drv d, out;
+
+	(void)state;
+	assert_int_equal(parse(&a, text, &d, &e), 0);
+	assert_int_equal(drv_resolve(DIR, &d, find_by_name, NULL, &a, &out, &e), 0);
+	assert_int_equal(out.kind, DRV_INPUT_ADDRESSED);
+	assert_int_equal(out.inputs.n, 0);
+	assert_int_equal(out.srcs.n, 2);
+	assert_string_equal(out.args.v[0], "/nix/store/22222222222222222222222222222222-shallow");
+	assert_string_equal(drv_env_get(&out, "a"),
+			    "x/nix/store/33333333333333333333333333333333-deep/y");
+	/* The output's path follows from the inputs now, and its variable is there. */
+	assert_string_equal(drv_env_get(&out, "out"), out.outputs.v[0].path);
+	assert_int_equal(drv_check(DIR, &out, NULL, NULL, NULL, &e), 0);
+	assert_prints(&d, text);
+}
+
 static void limits(void **state)
 {
 	_cleanup_arena_ struct arena small = ARENA_INIT(64);
@@ -314,6 +397,8 @@ int main(void)
 		cmocka_unit_test(masking_blanks_outputs_only),
 		cmocka_unit_test(only_drv_paths_name_derivations),
 		cmocka_unit_test(every_prefix_fails),
+		cmocka_unit_test(outputs_of_outputs),
+		cmocka_unit_test(resolving),
 		cmocka_unit_test(limits),
 	};
 

@@ -252,6 +252,7 @@ static void ca_texts(void **state)
 {
 	static const char *const good[] = {
 		"fixed:r:sha256:00frwg0rn4vm6l1cjxirpal9a0kjsaycv2a9mzhcvpz5v10csb5i",
+		"fixed:git:sha1:kpcd173cq987hw957sx6m0868wv3x6d9",
 		"text:sha256:00frwg0rn4vm6l1cjxirpal9a0kjsaycv2a9mzhcvpz5v10csb5i",
 		"fixed:sha1:kpcd173cq987hw957sx6m0868wv3x6d9",
 		"fixed:r:md5:3jgzhjhz9zjvbb0kyj7jc500ch",
@@ -270,7 +271,7 @@ static void ca_texts(void **state)
 		{ "fixed:sha1:sha1:kpcd173cq987hw957sx6m0868wv3x6d9", "has wrong length" },
 		{ "fixed:sha256:sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
 		  "has wrong length" },
-		{ "fixed:git:sha1:kpcd173cq987hw957sx6m0868wv3x6d9", "git-hashing" },
+		{ "fixed:git:md5:kpcd173cq987hw957sx6m0868wv3x6d9", "must use SHA-1 or SHA-256" },
 		{ "text:sha1:kpcd173cq987hw957sx6m0868wv3x6d9", "should use sha256" },
 		{ "nar:sha1:00", "content address prefix 'nar' is unrecognized" },
 	};
@@ -297,7 +298,7 @@ static void ca_methods_of_the_wire(void **state)
 {
 	static const char *const bad[] = {
 		"",	  "text",     "text:sha1",     "fixed:",	"fixed:r:",
-		"sha256", "r:sha256", "fixed:sha256:", "fixed:sha256 ", "fixed:git:sha1"
+		"sha256", "r:sha256", "fixed:sha256:", "fixed:sha256 ", "fixed:git:md5"
 	};
 	enum ca_method method;
 	enum hash_algo algo;
@@ -312,6 +313,9 @@ static void ca_methods_of_the_wire(void **state)
 	assert_int_equal(ca_method_parse("fixed:r:sha512", &method, &algo, NULL), 0);
 	assert_int_equal(method, CA_NAR);
 	assert_int_equal(algo, HASH_SHA512);
+	assert_int_equal(ca_method_parse("fixed:git:sha1", &method, &algo, NULL), 0);
+	assert_int_equal(method, CA_GIT);
+	assert_int_equal(algo, HASH_SHA1);
 	for (size_t i = 0; i < ELEMENTS(bad); i++)
 		assert_int_equal(ca_method_parse(bad[i], &method, &algo, NULL), PATH_BAD);
 }
