@@ -21,6 +21,7 @@
 
 #define SWEEP_USEC     (1000ULL * 1000)
 #define SWEEP_MAX_USEC (3600ULL * 1000 * 1000)
+#define TELL_USEC      (60ULL * 1000 * 1000)
 #define AGAIN_USEC     (60ULL * 1000 * 1000)
 #define AGAIN_MAX_USEC (24ULL * 3600 * 1000 * 1000)
 #define LIMIT_USEC     (3600ULL * 1000 * 1000)
@@ -200,7 +201,8 @@ static bool is_clean(const struct cleaning *p)
 /* Nothing is quarantined now. */
 static void sweep_later(struct cleaning *p, struct clean *c, struct dirty *d)
 {
-	if (!is_clean(p) && !c->told_nothing) {
+	/* Soon after a start the last holder of an old lease may still be cleaning up. */
+	if (!is_clean(p) && !c->told_nothing && c->n_stuck == 0 && c->sweep_usec > TELL_USEC) {
 		c->told_nothing = true;
 		log_warn("'%s' is not empty: %s", spool_lost_dir(c->core->spool),
 			 p->error ? p->error : "the cleaner ended without an answer");

@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from conftest import ALICE, BOB, DAEMON, START_ID, wait_for
+from conftest import ALICE, BOB, DAEMON, START_ID, SUBID_START, wait_for
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "boundary"))
 from worker import Closed, Refused, Worker, nar, source_ca, source_path  # noqa: E402
@@ -163,7 +163,7 @@ def assert_clean(daemon, done):
 
 
 def is_leased(uid):
-    return START_ID <= uid < START_ID + 8388608
+    return START_ID <= uid < START_ID + 8388608 or SUBID_START <= uid < SUBID_START + 65536 * 16
 
 
 def leased_anywhere(daemon):
@@ -174,7 +174,7 @@ def leased_anywhere(daemon):
                 try:
                     if is_leased(os.lstat(os.path.join(d, f)).st_uid):
                         found.append(os.path.join(d, f))
-                except FileNotFoundError:
+                except OSError:
                     pass
     return found
 
@@ -191,10 +191,10 @@ def leased_processes(daemon):
     return found
 
 
-def quarantined(daemon):
+def quarantined(daemon, where=None):
     """Slots whose mark is set although nobody holds their lease."""
     found = []
-    for slot in (daemon.base / "ids").iterdir():
+    for slot in (where or daemon.base / "ids").rglob("ids-*"):
         with open(slot, "rb") as f:
             try:
                 fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
