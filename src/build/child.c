@@ -41,7 +41,7 @@ static void make_dumpable(void)
 	(void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* if it failed, writing the maps fails */
 }
 
-static int become_slot(struct err *e)
+static int take_slot_id(struct err *e)
 {
 	/* Where the kernel lets us (mode broker); elsewhere the groups stay, unmapped. */
 	if (setgroups(0, NULL) < 0 && errno != EPERM)
@@ -175,6 +175,14 @@ static void reset_process(void)
 	}
 }
 
+int child_become_slot(struct err *e)
+{
+	int r = take_slot_id(e);
+
+	reset_process();
+	return r < 0 ? r : leave_keyring(e);
+}
+
 /* The supervisor's fd lies in the supervisor's mount namespace, where the child cannot mount. */
 static int reopen_scratch(struct build *b, struct err *e)
 {
@@ -195,13 +203,10 @@ static int prepare(struct build *b, struct err *e)
 
 	if (!sandbox && b->ids.mode == IDS_SINGLE)
 		id = (struct identity){ (unsigned int)b->host_uid, (unsigned int)b->host_gid };
-	r = become_slot(e);
-	reset_process();
+	r = child_become_slot(e);
 	/* Here, where the build's own cgroup is the one that becomes its root. */
 	if (r == 0 && sandbox && unshare(CLONE_NEWCGROUP) < 0)
 		r = err_errno(e, -errno, "creating the builder's cgroup namespace");
-	if (r == 0)
-		r = leave_keyring(e);
 	if (r == 0)
 		r = reopen_scratch(b, e);
 	if (r == 0)
@@ -296,8 +301,9 @@ int child_start(struct build *b, struct err *e)
 	};
 	long pid;
 
+	/* Its network namespace is the supervisor's own: see ns_warm() and net_start(). */
 	if (b->s.sandbox == SANDBOX_ON && !b->warm)
-		args.flags |= CLONE_NEWIPC | CLONE_NEWUTS | (b->s.fixed ? 0 : CLONE_NEWNET);
+		args.flags |= CLONE_NEWIPC | CLONE_NEWUTS;
 	if (b->cgroup >= 0) {
 		args.flags |= CLONE_INTO_CGROUP;
 		args.cgroup = (uint64_t)b->cgroup;

@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "build/logfile.h"
+#include "build/network.h"
 #include "build/supervisor.h"
 #include "confine/confine.h"
 
@@ -66,6 +67,8 @@ static int run(struct build *b, struct build_end *end, struct err *e)
 	if (r != 0)
 		return r;
 	r = ns_terminal(b, e);
+	if (r == 0 && b->s.sandbox == SANDBOX_ON && !b->warm)
+		r = net_start(b, e);
 	if (r == 0)
 		r = child_start(b, e);
 	if (r < 0)
@@ -134,6 +137,8 @@ int main(int argc, char **argv)
 		.top = -1,
 		.mounts_fd = -1,
 		.pts_fd = -1,
+		.net_pidfd = -1,
+		.net_out = -1,
 	};
 	struct build_end end = { 0 };
 	struct err e = { 0 };
@@ -159,6 +164,7 @@ int main(int argc, char **argv)
 		if (watch_send(&b, BUILD_END, &build_end_layout, &end) == 0)
 			watch_release(&b);
 	}
+	net_end(&b);
 	say_bye(&b);
 	return 0; /* memory and descriptors go with the process */
 }

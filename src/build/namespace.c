@@ -105,7 +105,7 @@ int ns_outer(struct build *b, struct err *e)
 		return r;
 	if (!b->warm && chan_send(b->chan, BUILD_NEED_IDS, 0, NULL, 0, NULL, 0) < 0)
 		return BUILD_CANCELLED;
-	if (b->warm && (b->s.fixed || b->s.sandbox != SANDBOX_ON))
+	if (b->warm && (b->s.network || b->s.sandbox != SANDBOX_ON))
 		return err_set(e, -EPROTO, "this supervisor has given up the host's network");
 	r = receive_ids(b, e);
 	if (r != 0)

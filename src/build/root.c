@@ -18,7 +18,10 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "build/network.h"
 #include "build/supervisor.h"
+
+enum { RESOLVER_MAX = 64 * 1024 };
 
 /* Directories of the scratch that the build uses, made by the slot's id. */
 int root_scratch(struct build *b, struct err *e)
@@ -391,6 +394,27 @@ static int make_dev(struct build *b, struct err *e)
 	return 0;
 }
 
+/* The host's resolv.conf with pasta in place of its name servers, which may listen on the host's
+ * loopback. Without one on the host there is none, as in upstream. */
+static int put_resolver(void)
+{
+	_cleanup_free_ char *host = NULL;
+	_cleanup_buf_ struct buf text = BUF_INIT(RESOLVER_MAX);
+	int r = read_file_at(AT_FDCWD, "/etc/resolv.conf", RESOLVER_MAX / 2, &host, NULL);
+	char *at = host, *line;
+
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
+	r = buf_append_str(&text, "nameserver " NETWORK_DNS "\n");
+	while (r == 0 && (line = strsep(&at, "\n")))
+		if (!strncmp(line, "search", 6) || !strncmp(line, "domain", 6) ||
+		    !strncmp(line, "options", 7))
+			r = buf_printf(&text, "%s\n", line);
+	if (r == 0)
+		r = buf_append(&text, "", 1);
+	return r < 0 ? r : put_file("etc/resolv.conf", (char *)text.data, 0444);
+}
+
 static int make_etc(struct build *b, struct err *e)
 {
 	char passwd[512], group[256];
@@ -408,15 +432,17 @@ static int make_etc(struct build *b, struct err *e)
 		r = put_file("etc/passwd", passwd, 0444);
 	if (r == 0)
 		r = put_file("etc/group", group, 0444);
-	if (r == 0 && !b->s.fixed)
+	if (r == 0 && !b->s.network)
 		r = put_file("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n", 0444);
-	if (r == 0 && b->s.fixed)
+	if (r == 0 && b->s.network)
 		r = put_file("etc/nsswitch.conf", "hosts: files dns\nservices: files\n", 0444);
+	if (r == 0 && b->s.network)
+		r = put_resolver();
 	if (r < 0)
 		return err_errno(e, r, "writing the builder's /etc");
-	static const char *const network[] = { "/etc/resolv.conf", "/etc/services", "/etc/hosts" };
+	static const char *const network[] = { "/etc/services", "/etc/hosts" };
 
-	for (size_t i = 0; b->s.fixed && i < ELEMENTS(network); i++) {
+	for (size_t i = 0; b->s.network && i < ELEMENTS(network); i++) {
 		r = bind_resolved(network[i], true, e);
 		if (r == BOUND)
 			r = restrict_bind(b, network[i], rel(network[i]), 0, e);
@@ -498,17 +524,13 @@ int root_loopback(void)
 	return ioctl(s, SIOCSIFFLAGS, &ifr) < 0 ? -errno : 0;
 }
 
-static int set_names(const struct build *b, struct err *e)
+static int set_names(struct err *e)
 {
 	/* The terminating zero belongs to it: upstream passes it, and builders see it. */
 	if (sethostname("localhost", sizeof("localhost")) < 0 ||
 	    setdomainname("(none)", sizeof("(none)")) < 0)
 		return err_errno(e, -errno, "cannot set host name");
-	if (b->s.fixed || b->warm)
-		return 0; /* the host's network, or it is up already */
-	int r = root_loopback();
-
-	return r < 0 ? err_errno(e, r, "cannot set loopback interface flags") : 0;
+	return 0;
 }
 
 /* Takes the write bits from every directory that upstream's builder cannot write to either. */
@@ -565,7 +587,7 @@ static int enter_outer_root(const struct build *b)
 
 int root_enter(struct build *b, struct err *e)
 {
-	int r = set_names(b, e);
+	int r = set_names(e);
 
 	if (r < 0)
 		return r;

@@ -48,6 +48,8 @@ struct build {
 	/* Held so that neither is taken down while somebody waits for the build: its mounts, and
 	 * the terminal's devpts. */
 	int mounts_fd, pts_fd;
+	int net_pidfd, net_out;	 /* pasta, while there is one; what it says while it starts */
+	const char *net_missing; /* why a build that may use the network has none */
 	struct logfile *log;
 	bool cancelled;	 /* the core hung up or said BUILD_CANCEL */
 	int wait_status; /* of the builder, as wait4 has it */
@@ -72,6 +74,8 @@ int ns_retreat_to(const char *dir, int *top, struct err *e);
 
 /* child.c */
 int child_start(struct build *b, struct err *e);
+/* Takes the slot's ids and leaves the daemon's groups, signals and keyring. */
+int child_become_slot(struct err *e);
 /* Kills the child and everything it started, and waits until all of it is dead. */
 void child_end(struct build *b);
 

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -14,11 +15,12 @@
 
 #include "base/clock.h"
 #include "build/logfile.h"
+#include "build/network.h"
 #include "build/supervisor.h"
 
 enum { LOG_NOTICE_USEC = 20 * 1000, STATUS_MAX = 8192 };
 
-enum verdict { RUNNING, ENDED, CANCELLED, TIMED, SILENT, TALKATIVE };
+enum verdict { RUNNING, ENDED, CANCELLED, TIMED, SILENT, TALKATIVE, UNPLUGGED };
 
 struct watch {
 	struct build *b;
@@ -110,6 +112,26 @@ static bool let_go(struct build *b)
 	       write_full(b->status_fd, "G", 1) == 0;
 }
 
+/* A builder starts when its network is up, or when it is clear that it has none. */
+static bool prepare_network(struct watch *w)
+{
+	_cleanup_free_ char *note = NULL;
+	struct build *b = w->b;
+	int n;
+
+	net_wait(b);
+	if (watch_cancelled(b))
+		return false;
+	if (!b->net_missing)
+		return true;
+	n = asprintf(&note, "note: this build has no network: %s\n", b->net_missing);
+	if (n < 0)
+		note = NULL;
+	else
+		(void)logfile_write(b->log, note, (size_t)n); /* a short log ends no build */
+	return true;
+}
+
 /* One packet comes: "S", a sentence, or the end. */
 static void read_status(struct watch *w)
 {
@@ -119,7 +141,7 @@ static void read_status(struct watch *w)
 		return;
 	w->status_len = n > 0 ? (size_t)n : 0;
 	w->status[w->status_len] = 0;
-	w->set_up = !strcmp(w->status, "S") && let_go(w->b);
+	w->set_up = !strcmp(w->status, "S") && prepare_network(w) && let_go(w->b);
 	close_fdp(&w->b->status_fd);
 }
 
@@ -190,11 +212,12 @@ static int next_timeout(const struct watch *w, uint64_t now)
 static void step(struct watch *w)
 {
 	struct build *b = w->b;
-	struct pollfd p[4] = {
+	struct pollfd p[5] = {
 		{ .fd = b->cancelled ? -1 : b->chan, .events = POLLIN },
 		{ .fd = w->terminal_open ? b->master : -1, .events = POLLIN },
 		{ .fd = b->status_fd, .events = POLLIN },
 		{ .fd = b->pidfd, .events = POLLIN },
+		{ .fd = w->set_up ? b->net_pidfd : -1, .events = POLLIN },
 	};
 	uint64_t now = now_usec();
 
@@ -208,6 +231,8 @@ static void step(struct watch *w)
 	if (p[2].revents)
 		read_status(w);
 	check_limits(w, now);
+	if (p[4].revents && !p[3].revents)
+		end_build(w, UNPLUGGED);
 	if (p[3].revents) {
 		reap(w);
 		/* Every process of the build is dead: what is in the terminal now is all there is.
@@ -275,6 +300,8 @@ static int print_failure(struct build *b, bool full, struct buf *t)
 	if (r == 0 && (r = logfile_quote(b->log, t)) == 1)
 		r = buf_printf(t, "For full logs, run:\n  " C_BOLD "nix-store -l %s/%s" C_NORMAL,
 			       s->store_dir, s->drv);
+	if (r == 0 && b->net_missing)
+		r = buf_printf(t, "\nnote: this build had no network: %s", b->net_missing);
 	if (r == 0 && full)
 		r = buf_append_str(
 			t, "\nnote: build failure may have been caused by lack of free disk space");
@@ -325,6 +352,11 @@ static void judge(struct watch *w, struct build_end *end)
 				  b->s.store_dir, b->s.drv,
 				  (unsigned long long)b->s.max_log_bytes));
 		break;
+	case UNPLUGGED:
+		fail(b, end, TRANSIENT_FAILURE,
+		     arena_strdup(a, "pasta, which gives this build its network, ended before "
+				     "the build did"));
+		break;
 	case CANCELLED:
 		fail(b, end, MISC_FAILURE, arena_strdup(a, "the build was cancelled"));
 		break;
@@ -351,6 +383,7 @@ void watch_run(struct build *b, struct build_end *end)
 		step(&w);
 	if (b->status_fd >= 0)
 		read_status(&w);
+	net_end(b);
 	(void)logfile_finish(b->log); /* as above: a short log ends no build */
 	close_fdp(&b->master);
 	judge(&w, end);

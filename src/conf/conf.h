@@ -37,6 +37,7 @@ struct settings {
 	char *system;
 	struct strv extra_platforms, system_features, experimental_features;
 	bool fsync_metadata, auto_optimise_store;
+	char *ssl_cert_file;	  /* "" when not set */
 	char *build_dir;	  /* "" when not set */
 	struct strv ignored_acls; /* extended attributes that canonicalisation leaves alone */
 	/* Airplant's own, in the same file or in airplant.conf beside it: */
@@ -45,9 +46,11 @@ struct settings {
 	/* The broker's block, which it has from its own command line; 0: not said here. */
 	uint64_t start_id, id_count;
 	bool nested_sandboxes; /* builders may make namespaces of their own */
-	uint64_t roots;	       /* enum roots_setting: auto, tracer, own */
-	char *roots_socket;    /* the tracer's socket */
-	uint64_t durable;      /* 0 background (default), 1 strict */
+	char *pasta_path;      /* "": looked for */
+	bool fixed_output_loopback;
+	uint64_t roots;	    /* enum roots_setting: auto, tracer, own */
+	char *roots_socket; /* the tracer's socket */
+	uint64_t durable;   /* 0 background (default), 1 strict */
 	/* Of each build, in its cgroup; UINT64_MAX is none. Processes, bytes, and 1 to 10000
 	 * where 0 is the kernel's default. */
 	uint64_t build_pids_max, build_memory_max, build_memory_high, build_cpu_weight;

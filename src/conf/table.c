@@ -114,7 +114,7 @@ const struct conf_row conf_table[] = {
 	{ "http-connections", CONF_INT, GROUP_TRANSFER, U64, ALIAS("binary-caches-parallel-connections") },
 	{ "http2", CONF_BOOL, GROUP_TRANSFER },
 	{ "netrc-file", CONF_ABS_PATH, GROUP_TRANSFER },
-	{ "ssl-cert-file", CONF_OPT_PATH, GROUP_TRANSFER },
+	{ "ssl-cert-file", CONF_OPT_PATH, GROUP_TRANSFER, KEEP(ssl_cert_file) },
 	{ "stalled-download-timeout", CONF_INT, GROUP_TRANSFER, U64 },
 	{ "user-agent-suffix", CONF_STRING, GROUP_TRANSFER },
 
@@ -178,6 +178,8 @@ const struct conf_row conf_table[] = {
 	{ "ids", CONF_ENUM, GROUP_OTHER, WORDS("auto", "broker", "subid", "single"), KEEP(ids) },
 	{ "ids-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP(ids_socket) },
 	{ "nested-sandboxes", CONF_BOOL, GROUP_OTHER, KEEP(nested_sandboxes) },
+	{ "pasta-path", CONF_OPT_PATH, GROUP_OTHER, KEEP(pasta_path) },
+	{ "fixed-output-loopback", CONF_BOOL, GROUP_OTHER, KEEP(fixed_output_loopback) },
 	{ "roots", CONF_ENUM, GROUP_OTHER, WORDS("auto", "tracer", "own"), KEEP(roots) },
 	{ "roots-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP(roots_socket) },
 	{ "durable", CONF_ENUM, GROUP_OTHER, WORDS("background", "strict"), KEEP(durable) },

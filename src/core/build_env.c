@@ -274,6 +274,9 @@ static int make_binds(const struct build_env_input *in, struct arena *a, struct 
 {
 	struct pairs binds = { .a = a };
 
+	if (s->network && in->ca_file && *in->ca_file)
+		pairs_put(&binds, "/etc/ssl/certs/ca-certificates.crt",
+			  arena_printf(a, "%s?", in->ca_file));
 	for (size_t i = 0; i < in->settings->sandbox_paths.n; i++) {
 		struct build_pair p;
 		bool optional;
@@ -360,7 +363,7 @@ static int make_outputs(const struct build_env_input *in, struct arena *a, struc
 		if (!s->outputs.v[i].path || !s->outputs.v[i].ca)
 			return err_errno(e, -ENOMEM, "preparing the outputs");
 	}
-	s->fixed = sees_network(d);
+	s->fixed = s->network = sees_network(d);
 	if (d->kind != DRV_FIXED)
 		return 0;
 	s->fixed_hash.n = hash_size(d->fixed.hash.algo);
@@ -391,6 +394,8 @@ int build_env_make(const struct build_env_input *in, struct arena *a, struct bui
 		.platform = in->drv->platform,
 		.builder = in->drv->builder,
 		.inputs = *in->inputs,
+		.net_loopback = set->fixed_output_loopback,
+		.net_helper = (char *)in->net_helper,
 		.shm_size = set->sandbox_dev_shm_size,
 		.uid = BUILDER_UID,
 		.gid = BUILDER_GID,

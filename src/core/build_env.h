@@ -31,8 +31,10 @@ struct build_env_input {
 	const char *scratch;
 	uint64_t n_processors;
 	bool check;
-	bool own_uid; /* the builder has the daemon's own id (ids = single) */
-	bool trusted; /* somebody in 'trusted-users' asked for it */
+	bool own_uid;		/* the builder has the daemon's own id (ids = single) */
+	bool trusted;		/* somebody in 'trusted-users' asked for it */
+	const char *net_helper; /* of network.h; for builds that may use the network */
+	const char *ca_file;	/* may be NULL or empty */
 	/* The daemon's own environment, for impureEnvVars; NULL when unset. */
 	const char *(*get_env)(const char *name);
 };

@@ -11,6 +11,7 @@
 #include "core/build_run_int.h"
 #include "core/core.h"
 #include "core/lease.h"
+#include "core/network.h"
 #include "core/place.h"
 #include "core/spawn.h"
 #include "core/spool.h"
@@ -93,7 +94,7 @@ static void take(struct build_run *run, struct supervisor *s)
 /* Hands the build to the spare where there is one that still listens, else to a new supervisor. */
 static int start_supervisor(struct build_run *run, const struct build_start *start, struct err *e)
 {
-	bool warm = start->sandbox == SANDBOX_ON && !start->fixed;
+	bool warm = start->sandbox == SANDBOX_ON && !start->network;
 	struct supervisor s = { .chan = -1, .pidfd = -1 };
 	int r;
 
@@ -145,6 +146,10 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 				      .get_env = (const char *(*)(const char *))getenv };
 	int r;
 
+	in.net_helper = network_helper(job->settings, &run->arena, getenv("PATH"));
+	in.ca_file = network_ca_file(job->settings, &run->arena, in.get_env);
+	if (!in.net_helper || !in.ca_file)
+		return err_errno(e, -ENOMEM, "starting a build");
 	place_flush(core->place); /* inputs may have been built a moment ago */
 	r = build_inputs_load(core->db, core->store_dir, run->drv_base, job->drv, job->opts,
 			      job->settings, &run->arena, &run->inputs, e);

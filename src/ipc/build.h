@@ -66,6 +66,10 @@ struct build_start {
 	} outputs;
 	uint64_t fixed;		 /* 1: fixed or impure: sees a network */
 	struct bytes fixed_hash; /* what its one output must have; empty: nothing */
+	/* network; a sandbox without it has an empty network namespace */
+	uint64_t network;      /* 1: user-mode networking */
+	uint64_t net_loopback; /* 1: and the host's loopback services with it */
+	char *net_helper;      /* absolute path of pasta, or "" */
 	/* sandbox */
 	uint64_t sandbox; /* enum build_sandbox */
 	char *build_dir;  /* inside: "/build" */

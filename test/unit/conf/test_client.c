@@ -22,6 +22,8 @@ static const char *const unreachable[] = {
 	"ids",
 	"ids-socket",
 	"nested-sandboxes",
+	"pasta-path",
+	"fixed-output-loopback",
 	"roots",
 	"roots-socket",
 	"durable",
