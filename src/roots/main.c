@@ -248,10 +248,14 @@ static int loop(const struct service *s)
 int main(int argc, char **argv)
 {
 	static struct service s = {
-		.t = { .store = "/nix/store",
-		       .state = "/nix/var/nix",
-		       .proc = "/proc",
-		       .rules = -1 },
+		.t = {
+			.store = "/nix/store",
+			.state = "/nix/var/nix",
+			.proc = "/proc",
+			.process_msec = 5000,
+			.account_usec = 20 * 1000 * 1000,
+			.rules = -1,
+		},
 		.listener = { -1, -1 },
 	};
 	_cleanup_err_ struct err e = { 0 };

@@ -309,6 +309,8 @@ void look_at_kernel(struct looker *l)
 	_cleanup_close_ int dir = openat(proc, "sys/kernel", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	struct process p = { .l = l, .name = "/proc/sys/kernel", .dir = dir };
 
-	for (size_t i = 0; i < ELEMENTS(names); i++)
+	if (dir < 0)
+		failed(&p, "", -errno);
+	for (size_t i = 0; dir >= 0 && i < ELEMENTS(names); i++)
 		scan_file(&p, names[i], CHUNK);
 }

@@ -18,11 +18,9 @@
 #include "roots/tracer.h"
 
 enum {
-	PROCESS_LIMIT_MSEC = 5000,
 	SYSTEM_LIMIT_MSEC = 60000, /* a process of the superuser, the list of processes */
 	LINK_LIMIT_MSEC = 4000,	   /* less for each that was not answered */
 	LINK_LIMIT_MIN_MSEC = 125,
-	ACCOUNT_LIMIT_USEC = 20 * 1000 * 1000, /* of one user's processes; the superuser has none */
 	LEFT_MAX = 24,
 	OUT_MAX = 64 * 1024,
 };
@@ -187,7 +185,7 @@ static bool within_budget(struct answer *a)
 {
 	struct account *acc = account(a);
 
-	if (!acc || a->uid == 0 || (acc->usec < ACCOUNT_LIMIT_USEC && n_left < LEFT_MAX))
+	if (!acc || a->uid == 0 || (acc->usec < a->t->account_usec && n_left < LEFT_MAX))
 		return true;
 	acc->skipped++;
 	return false;
@@ -229,7 +227,7 @@ static int limit_msec(const struct answer *a, char kind)
 	int msec = LINK_LIMIT_MSEC >> (a->slow_links < 8 ? a->slow_links : 8);
 
 	if (kind != 'd' && kind != 'b')
-		return a->has_uid && a->uid != 0 ? PROCESS_LIMIT_MSEC : SYSTEM_LIMIT_MSEC;
+		return a->has_uid && a->uid != 0 ? a->t->process_msec : SYSTEM_LIMIT_MSEC;
 	return msec < LINK_LIMIT_MIN_MSEC ? LINK_LIMIT_MIN_MSEC : msec;
 }
 

@@ -25,7 +25,9 @@ struct tracer {
 	bool own_user;			  /* only processes of our own user can be seen */
 	bool skip_hidden;		  /* a process that the kernel hides is only counted */
 	uid_t store_uid;		  /* who owns the store */
-	int rules;			  /* Landlock's, for the looker at links; or -1 */
+	int process_msec;		  /* for one process of an ordinary user */
+	uint64_t account_usec; /* for all of one's processes; then only a glance at each */
+	int rules;	       /* Landlock's, for the looker at links; or -1 */
 };
 
 /* Requests to the looker, each a string; `off` is where a listing goes on.

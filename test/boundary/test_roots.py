@@ -264,10 +264,15 @@ os.close(f)
 
 
 def test_megabytes_of_environment(tracer, run):
-    """Nothing is cut off, wherever in a chunk it stands."""
-    held = [tracer.path(f"p{i}", digit=d) for i, d in enumerate(DIGITS)]
-    fill = {f"F{i}": "/" * 50000 + ("x" * (i * 37)) + f"{p}" for i, p in enumerate(held)}
-    run(ALICE, "", env=fill | {"PATH": os.environ["PATH"]})
+    """Nothing is cut off, and nothing lost where one read ends and the next begins."""
+    held = [tracer.path(f"p{i}", digit=d) for i, d in enumerate(DIGITS[:24])]
+    env, at = {}, 0
+    for i, p in enumerate(held):
+        fill = (i + 1) * 65536 - 20 - len(str(tracer.daemon.store)) - at - len("Vxx=")
+        env[f"V{i:02}"] = "/" * fill + str(p)
+        at += len("Vxx=") + fill + len(str(p)) + 1
+    p = run(ALICE, "", env=env | {"PATH": os.environ["PATH"]})
+    assert open(f"/proc/{p.pid}/environ").read(65536).endswith(held[0].name[:19])
     roots, _ = tracer.ask()
     assert set(roots) >= {p.name for p in held}
 
@@ -373,3 +378,26 @@ def test_upstream_socket(tracer, run):
         with pytest.raises(ValueError):
             upstream(data[:end], str(tracer.daemon.store))
     assert connect(tracer.socket.with_name("upstream"), 0) == b""
+
+
+def test_a_collection_with_all_of_it(make_daemon, run):
+    """The whole way: links in closed homes, processes of others, and nothing without the tracer."""
+    daemon = make_daemon("broker", start=False)
+    daemon.roots_setting = "tracer"
+    daemon.write_conf()
+    daemon.start()
+    linked, held, dead = (daemon.nix_build(f'sh "{n}" "echo {n} > $out"').stdout.strip() for n in ("linked", "held", "dead"))
+    daemon.run("nix-store", "--realise", linked, "--add-root", daemon.homes[ALICE] / "result", "--indirect")
+    holder = run(BOB, f"f = os.open({held!r}, os.O_RDONLY)")
+    refused = daemon.run("nix-store", "--gc", user="root", check=False)
+    assert refused.returncode != 0 and "tracer" in refused.stderr and os.path.exists(dead)
+    daemon.start_roots()
+    daemon.run("nix-store", "--gc", user="root")
+    assert os.path.exists(linked) and os.path.exists(held) and not os.path.exists(dead)
+    assert f"{daemon.homes[ALICE]}/result -> {linked}" in daemon.run("nix-store", "--gc", "--print-roots", user="root").stdout
+    holder.kill()
+    holder.wait()
+    (daemon.homes[ALICE] / "result").unlink()
+    daemon.run("nix-store", "--gc", user="root")
+    assert not os.path.exists(held) and not os.path.exists(linked)
+    assert os.listdir(daemon.state / "gcroots/auto") == []
