@@ -45,7 +45,7 @@ static int receive_start(struct build *b)
 	return b->log ? 0 : -ENOMEM;
 }
 
-/* The core keeps <scratch>/build if it is there. Builtins have nothing that is worth a look, and
+/* The core keeps <scratch>/keep if it is there. Builtins have nothing that is worth a look, and
  * may have credentials one day. */
 static void keep(struct build *b)
 {
@@ -56,7 +56,7 @@ static void keep(struct build *b)
 		log_warn("the build directory in '%s' could not be kept: %s", b->s.scratch,
 			 strerror(-r));
 	if (r < 0 || builtin)
-		(void)rm_tree_at(b->top, "build"); /* tried again, and reported, at the end */
+		(void)rm_tree_at(b->top, "keep"); /* tried again, and reported, at the end */
 }
 
 /* Up to the builder's end. Fills `end`; BUILD_CANCELLED when there is nobody to tell. */
@@ -94,7 +94,7 @@ static int run(struct build *b, struct build_end *end, struct err *e)
  * core's. */
 static int clean(struct build *b)
 {
-	static const char *const names[] = { "build", "store", "tmp", "root", "out", "work" };
+	static const char *const names[] = { "build", "store", "tmp", "root", "out", "work", "keep" };
 	int first = 0;
 
 	first = cgroup_empty(b);

@@ -123,7 +123,7 @@ int cgroup_empty(struct build *b);
 
 /* outputs.c */
 int outputs_collect(struct build *b, struct build_end *end);
-/* keep.c: gives what the builder left in its build directory to the daemon's id. */
+/* keep.c: copies what the builder left in its build directory to <scratch>/keep. */
 int keep_build_dir(struct build *b);
 
 /* Maps this process's own id, as the host has it, as 0 of its new namespace. */

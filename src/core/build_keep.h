@@ -2,9 +2,16 @@
  * the core. */
 #pragma once
 
+#include <sys/types.h>
+
 #include "base/err.h"
 
-/* Moves <scratch>/build, which the supervisor has given to us, to a fresh name in `dir`, readable
- * for all. `ret_path` (heap) is where it lies now. -ENOENT when there is nothing to keep. */
+/* Before the build: makes <scratch>/keep, in which the supervisor copies what `uid` may read then,
+ * and nobody else but the daemon. 0; KEEP_PRIVATE: the file system cannot grant that, so that the
+ * copy is the daemon's alone; or -errno. */
+enum { KEEP_PRIVATE = 1 };
+int build_keep_prepare(int scratch_fd, uid_t uid);
+/* Moves <scratch>/keep to a fresh name in `dir`. `ret_path` (heap) is where it lies now. -ENOENT
+ * when there is nothing to keep. */
 int build_keep(int scratch_fd, const char *dir, const char *drv_name, char **ret_path,
 	       struct err *e);

@@ -16,6 +16,7 @@ struct build_job {
 	const struct drv_opts *opts;	 /* as drv */
 	const struct settings *settings; /* needed only by build_run_start */
 	bool check;
+	uid_t keep_uid; /* who may read what a failed build leaves (settings->keep_failed) */
 	bool trusted; /* somebody in 'trusted-users' waits for it */
 };
 

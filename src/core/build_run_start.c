@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/log.h"
+#include "core/build_keep.h"
 #include "core/build_run_int.h"
 #include "core/core.h"
 #include "core/lease.h"
@@ -165,6 +167,13 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 		}
 	}
 	r = spool_make(core->spool, 'b', &run->scratch, &run->scratch_fd);
+	if (r == 0 && run->keep_dir) {
+		r = build_keep_prepare(run->scratch_fd, job->keep_uid);
+		if (r == KEEP_PRIVATE)
+			log_warn("the file system of '%s' has no access lists: what a failed build "
+				 "of '%s' leaves can be read by the daemon's user alone",
+				 run->scratch, run->drv_base);
+	}
 	if (r < 0)
 		return err_errno(e, r, "creating a directory for the build of '%s'", run->drv_base);
 	in.scratch = run->scratch;

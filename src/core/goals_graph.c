@@ -675,6 +675,7 @@ static int start_run(struct goal *g, struct err *e)
 	s.max_silent_time = g->limits.silence;
 	s.max_build_log_size = g->limits.log;
 	job.settings = &s;
+	job.keep_uid = g->payer->owner->uid;
 	r = build_run_start(g->goals->runs, &job, &run_events, g, &g->run, e);
 	settings_done(&s);
 	return r;

@@ -3,46 +3,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "core/acl.h"
 #include "core/core.h"
 #include "core/trust.h"
-
-/* The value of system.posix_acl_access (linux/posix_acl_xattr.h): version 2, then entries in the
- * order of their tags; little endian. */
-struct acl_entry {
-	uint16_t tag, perm;
-	uint32_t id;
-};
-
-struct acl {
-	uint32_t version;
-	struct acl_entry entries[5];
-};
-
-enum { ACL_USER_OBJ = 1, ACL_USER = 2, ACL_GROUP_OBJ = 4, ACL_MASK = 16, ACL_OTHER = 32 };
-enum { RWX = 7, R_X = 5 };
-
-static int grant(int fd, uid_t uid)
-{
-	const uint32_t none = UINT32_MAX;
-	const struct acl acl = {
-		.version = 2,
-		.entries = { { ACL_USER_OBJ, RWX, none },
-			     { ACL_USER, RWX, uid },
-			     { ACL_GROUP_OBJ, R_X, none },
-			     { ACL_MASK, RWX, none },
-			     { ACL_OTHER, R_X, none } },
-	};
-
-	return fsetxattr(fd, "system.posix_acl_access", &acl, sizeof(acl), 0) < 0 ? -errno : 0;
-}
 
 /* A name that is one plain component and no option of anybody's. */
 static bool is_plain(const char *name)
@@ -69,7 +38,7 @@ static int make(const struct core *core, const char *parent, const struct peer *
 	if (peer->uid == core->uid)
 		return 0;
 	dir = openat(top, peer->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	r = dir < 0 ? -errno : grant(dir, peer->uid);
+	r = dir < 0 ? -errno : acl_grant_writing(dir, peer->uid);
 	if (r < 0)
 		(void)unlinkat(top, peer->name, AT_REMOVEDIR); /* r is what counts */
 	return r;

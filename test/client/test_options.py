@@ -2,6 +2,7 @@
 import grp
 import json
 import os
+import pathlib
 import pwd
 import re
 import subprocess
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import ALICE, BOB, PRELUDE, wait_for
+from conftest import ALICE, BOB, DAEMON, PRELUDE, wait_for
 
 
 @pytest.fixture
@@ -106,6 +107,29 @@ def test_keep_failed(daemon):
     path = next(f for f in files if f.endswith("/file"))
     assert daemon.run("cat", path).stdout == "remains\n"
     subprocess.run(["rm", "-rf", kept.group(1)])
+
+
+def test_kept_is_a_copy_for_one_user(daemon):
+    """CVE-2021-27851: nothing changes hands, nothing of the build's inodes is handed out, and nobody else can look."""
+    script = """
+        echo one > a; ln a b; ln -s /etc/passwd link; mkfifo pipe; mkdir open closed; chmod 777 . open; echo s > closed/secret
+        chmod 000 closed/secret closed; printf '#!x' > run; chmod 755 run; exit 1"""
+    r = daemon.nix_build(f'sh "kept" \'\'{script}\'\'', check=False, args=["--keep-failed"])
+    kept = pathlib.Path(re.search(r"keeping build directory '([^']+)'", r.stderr).group(1))
+    build = next(p.parent for p in kept.rglob("run"))
+    uid = pwd.getpwnam(DAEMON).pw_uid
+    for path in [kept, *kept.rglob("*")]:
+        st = path.lstat()
+        assert st.st_uid == uid and not st.st_mode & 0o7022 or path.is_symlink(), path
+        assert path.is_dir() or st.st_nlink == 1, path
+    assert sorted(os.listdir(build)) == ["a", "b", "closed", "link", "open", "run"]
+    assert os.readlink(build / "link") == "/etc/passwd"
+    alice = daemon.run("sh", "-c", f"cat {build}/a {build}/b {build}/closed/secret; test -x {build}/run && ls {build}/open")
+    assert alice.stdout == "one\none\ns\n"
+    for f in ("", "a", "closed/secret"):
+        assert daemon.run("ls", "-l", build / f, user=BOB, check=False).returncode != 0
+    assert daemon.run("touch", build / "open/new", check=False).returncode != 0
+    subprocess.run(["rm", "-rf", kept])
 
 
 def test_not_kept_without_asking(one):

@@ -500,7 +500,7 @@ static void check_left_behind(struct peer *p)
 
 static void look_at_kept(struct peer *p)
 {
-	char *path = arena_printf(&p->arena, "%s/build/d/x", p->start.scratch);
+	char *path = arena_printf(&p->arena, "%s/keep/d/x", p->start.scratch);
 	struct stat st;
 
 	assert_int_equal(lstat(path, &st), 0);
@@ -510,6 +510,10 @@ static void look_at_kept(struct peer *p)
 static void check_keep_failed(struct peer *p)
 {
 	p->start.keep_failed = 1;
+	char *keep = arena_printf(&p->arena, "%s/keep", p->start.scratch);
+
+	assert_int_equal(mkdir(keep, 0700), 0); /* as the core does */
+	assert_true(geteuid() != 0 || chown(keep, PEER_UID, PEER_UID) == 0);
 	p->inspect = look_at_kept;
 	expect(p, "mkdir d; echo > d/x; ln -s /etc e; chmod 500 d; exit 1", PERMANENT_FAILURE);
 }
