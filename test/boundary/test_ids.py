@@ -290,7 +290,7 @@ def test_leases_outlive_the_broker(dir):
     go_r, go_w = os.pipe()
     import threading
     result = []
-    t = threading.Thread(target=lambda: result.append(as_user(DAEMON, daemon)))
+    t = threading.Thread(target=lambda: result.append(as_user(DAEMON, daemon)), daemon=True)
     t.start()
     os.read(ready_r, 1)
     first.stop()
@@ -789,7 +789,7 @@ def test_restart_while_builds_run(dir, held):
     ready_r, ready_w = os.pipe()
     go_r, go_w = os.pipe()
     b = Broker(dir)
-    t = threading.Thread(target=lambda: as_user(DAEMON, daemon))
+    t = threading.Thread(target=lambda: as_user(DAEMON, daemon), daemon=True)
     t.start()
     os.read(ready_r, 1)
     pid = run_as(START + 3 * WIDTH + 1)
