@@ -18,10 +18,11 @@
 #include "roots/tracer.h"
 
 enum {
-	SYSTEM_LIMIT_MSEC = 60000, /* a process of the superuser, the list of processes */
+	SYSTEM_LIMIT_MSEC = 30000, /* a process of the superuser, the list of processes */
 	LINK_LIMIT_MSEC = 4000,	   /* less for each that was not answered */
 	LINK_LIMIT_MIN_MSEC = 125,
 	LEFT_MAX = 24,
+	FLUSH_USEC = 1000 * 1000, /* the client takes silence for the end */
 	OUT_MAX = 64 * 1024,
 };
 
@@ -35,7 +36,7 @@ struct answer {
 	bool upstream;
 	char poison[512]; /* why a stock daemon must not believe this answer */
 	struct buf buf;
-	uint64_t n, skipped;
+	uint64_t n, skipped, flushed_usec;
 	struct strv todo; /* served from its end */
 	struct smap accounts;
 	/* the looker */
@@ -55,6 +56,7 @@ static void flush(struct answer *a)
 	if (a->r == 0)
 		a->r = write_full(a->out, a->buf.data, a->buf.len);
 	buf_clear(&a->buf);
+	a->flushed_usec = now_usec();
 }
 
 /* To a stock daemon the end of the stream is the end of the answer, wherever it comes. So we never
@@ -93,6 +95,15 @@ static void incomplete(struct answer *a, const char *why, const char *what)
 	put(a, record, (size_t)(n < (int)sizeof(record) ? n : (int)sizeof(record) - 1) + 1);
 }
 
+static void put_flood(struct answer *a, uint32_t uid, uint64_t n_processes)
+{
+	char record[64];
+	int n = snprintf(record, sizeof(record), "%c%u%c%llu", ROOTS_FLOOD, uid, 0,
+			 (unsigned long long)n_processes);
+
+	put(a, record, (size_t)n + 1);
+}
+
 static void next(struct answer *a, const char *request)
 {
 	if (strv_add(&a->todo, request) < 0)
@@ -117,11 +128,12 @@ static struct account *account(struct answer *a)
 /* Killed lookers that are still there: what waits for a FUSE server cannot be ended. */
 static unsigned int n_left;
 
-static void dismiss(struct answer *a)
+static void dismiss(struct answer *a, bool idle)
 {
 	if (a->pid > 0) {
 		(void)kill(a->pid, SIGKILL); /* ours, and not reaped yet */
-		n_left++;
+		if (waitpid(a->pid, NULL, idle ? 0 : WNOHANG) != a->pid)
+			n_left++;
 	}
 	a->pid = 0;
 	close_fdp(&a->chan);
@@ -134,7 +146,7 @@ static int engage(struct answer *a, bool links)
 
 	if (a->pid > 0 && a->links == links)
 		return 0;
-	dismiss(a);
+	dismiss(a, true);
 	while (n_left > 0 && waitpid(-1, NULL, WNOHANG) > 0)
 		n_left--;
 	a->links = links;
@@ -165,7 +177,7 @@ static void gave_up(struct answer *a, const char *request)
 	char text[MESSAGE_MAX];
 	int n;
 
-	dismiss(a);
+	dismiss(a, false);
 	if (a->links && record) {
 		a->slow_links++;
 		next(a, a->stuck);
@@ -174,7 +186,7 @@ static void gave_up(struct answer *a, const char *request)
 		n = snprintf(text, sizeof(text), "%c%s%cu%c-%c%c", ROOTS_LINK, dir + 1, 0, 0, 0, 0);
 		put(a, text, (size_t)n + 1);
 	} else if (acc && a->uid != 0) {
-		acc->skipped++;
+		put_flood(a, a->uid, 1); /* at once: the client waits as well */
 	} else {
 		incomplete(a, "no answer in time when looking at", request + 1);
 	}
@@ -250,7 +262,7 @@ static void listen_to(struct answer *a, const char *request)
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			continue;
 		if (n <= 1 || msg[n - 1] != 0) {
-			dismiss(a);
+			dismiss(a, true);
 			incomplete(a, "the reader died when looking at", request + 1);
 			return;
 		}
@@ -278,11 +290,13 @@ static void run(struct answer *a, char *request)
 	if (request[0] == 'd' && n_left >= LEFT_MAX)
 		request[0] = 'b';
 	if (r < 0 || send(a->chan, request, strlen(request), MSG_NOSIGNAL) < 0) {
-		dismiss(a);
+		dismiss(a, true);
 		incomplete(a, "cannot start a reader for", request + 1);
 		return;
 	}
 	listen_to(a, request);
+	if (!a->upstream && now_usec() - a->flushed_usec > FLUSH_USEC)
+		flush(a);
 	acc = a->has_uid ? account(a) : NULL;
 	if (acc)
 		acc->usec += now_usec() - start;
@@ -312,10 +326,8 @@ static void put_accounts(struct answer *a)
 	for (size_t i = 0; (e = smap_next(&a->accounts, &i));) {
 		struct account *acc = e->value;
 
-		n = snprintf(record, sizeof(record), "%c%s%c%llu", ROOTS_FLOOD, e->key, 0,
-			     (unsigned long long)acc->skipped);
 		if (acc->skipped)
-			put(a, record, (size_t)n + 1);
+			put_flood(a, (uint32_t)strtoul(e->key, NULL, 10), acc->skipped);
 		free(acc);
 	}
 	smap_done(&a->accounts);
@@ -351,7 +363,7 @@ int serve(const struct tracer *t, int out, bool upstream)
 
 		run(&a, request);
 	}
-	dismiss(&a);
+	dismiss(&a, a.r == 0);
 	strv_done(&a.todo);
 	put_accounts(&a);
 	put_end(&a);

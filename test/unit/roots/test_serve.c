@@ -196,7 +196,7 @@ static void test_stuck(void **state)
 	expect_root(f, exe, "/proc/8/exe", true);
 	expect_root(f, exe, "/proc/8/environ", true);
 	if (getuid() == 0) {
-		assert_true(says(f, "F12345\n2\n"));
+		assert_true(says(f, "F12345\n1\n"));
 		assert_false(says(f, "F12346") || says(f, "I"));
 	}
 }
