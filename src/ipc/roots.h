@@ -47,8 +47,8 @@
  * F: user `uid` holds so much that looking at all of it takes more than a fair share of time, or
  * some of his memory cannot be read in time; `number` of his processes were not looked at in full
  * (exe, cwd and root were). The answer counts as complete: nobody but that user can lose by it,
- * and otherwise anybody could stop collections. Worth a line in the log. Never sent for uid 0. There
- * may be several for one uid; their numbers add up.
+ * and otherwise anybody could stop collections. Worth a line in the log. Never sent for uid 0.
+ * There may be several for one uid; their numbers add up.
  *
  * S: so many processes were not looked at, because the tracer was told to do without them: those of
  * other users (--own-user, for setups where nobody can see them), or those that the kernel hides
