@@ -94,9 +94,9 @@ static int take_output(struct work *w, const struct build_output *o, struct err 
 	r = tree_result(tree_canonicalise(w->store, o->path, &owner, e), w, o, e);
 	if (r != 0)
 		return r;
-	if (b->s.fixed) {
-		/* The builder saw a network: whoever still holds one of its files open must not
-		 * hold what is registered. */
+	if (b->s.fixed || b->s.sandbox != SANDBOX_ON) {
+		/* The builder saw a network, or the host: whoever still holds one of its files open
+		 * must not hold what is registered. */
 		r = tree_result(tree_copy(w->store, o->path, w->out, o->path, e), w, o, e);
 		if (r == 0) {
 			owner.uid = b->owner_uid;

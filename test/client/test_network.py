@@ -294,7 +294,8 @@ def test_pasta_is_confined_and_ends(make_daemon, mode):
             time.sleep(0.02)
 
 
-def test_registered_bytes_are_out_of_reach(make_daemon):
+@pytest.mark.parametrize("sandbox", ["true", "false"])
+def test_registered_bytes_are_out_of_reach(make_daemon, sandbox):
     """Whoever holds the builder's file open, or mapped, does not hold what was registered: CVE-2024-27297."""
     d = make_networked(make_daemon)
     script = "echo hello > $out; echo made; i=0; while [ ! -e /shared/go ] && [ $i -lt 200 ]; do /bin/busybox sleep 0.05; i=$((i+1)); done"
@@ -302,9 +303,12 @@ def test_registered_bytes_are_out_of_reach(make_daemon):
     shared.mkdir()
     shared.chmod(0o777)
     d.stop()
-    d.write_conf(TOOLS % f" /shared={shared}")
+    d.write_conf(TOOLS % f" /shared={shared}" + f"sandbox = {sandbox}\n")
     d.start()
-    client = d.popen("nix-build", "--no-out-link", "-E", PRELUDE + fixed("leak", script))
+    build = fixed("leak", script)
+    if sandbox == "false":
+        build = f"sh \"leak\" ''{script.replace('/shared/', str(shared) + '/')}''"
+    client = d.popen("nix-build", "--no-out-link", "-E", PRELUDE + build)
     found, end = [], time.monotonic() + 20
     while not found:
         assert time.monotonic() < end
