@@ -188,7 +188,7 @@ static void test_no_broker(void **state)
 static void test_auto(void **state)
 {
 	struct core core = { .settings = { .ids = IDS_AUTO, .ids_socket = path },
-			     .state_dir = "/nonexistent" };
+			     .state_dir = "/proc/nonexistent" };
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
 	_cleanup_close_ int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	_cleanup_err_ struct err e = { 0 };
@@ -234,6 +234,40 @@ static void test_single(void **state)
 	assert_int_equal(lease_clean(l, -1, -1, 0, &ids, &fd, &e), LEASE_NONE);
 	assert_int_equal(lease_return(l, -1, &e), 0);
 	lease_free(l);
+}
+
+/* A range where the grant is large enough, with setgroups; else the sentence says what to write. */
+static void map_range(struct lease *l)
+{
+	_cleanup_err_ struct err e = { 0 };
+	_cleanup_free_ char *text = NULL;
+	struct build_ids ids = { 0 };
+	int fd = -1, ready[2], r;
+	char c, proc[64];
+	pid_t pid;
+
+	assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+	pid = fork();
+	if (pid == 0) {
+		(void)!write(ready[1], unshare(CLONE_NEWUSER) == 0 ? "x" : "!", 1);
+		pause();
+		_exit(0);
+	}
+	assert_int_equal(read(ready[0], &c, 1), 1);
+	r = lease_map(l, LEASE_RANGE4, -1, pid, &ids, &fd, &e);
+	if (r == 0) {
+		assert_int_equal(ids.count, 262144);
+		snprintf(proc, sizeof(proc), "/proc/%d/setgroups", pid);
+		assert_int_equal(read_file_at(AT_FDCWD, proc, 64, &text, NULL), 0);
+		assert_string_equal(text, "allow\n");
+		assert_int_equal(lease_return(l, fd, &e), 0);
+		assert_int_equal(close(fd), 0);
+	} else {
+		assert_int_equal(r, -EOPNOTSUPP);
+		assert_non_null(strstr(err_msg(&e), "for example with the line"));
+	}
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
 }
 
 /* newuidmap for real, where this user has a grant. */
@@ -282,11 +316,14 @@ static void test_subid(void **state)
 	snprintf(proc, sizeof(proc), "/proc/%d/setgroups", pid[1]);
 	assert_int_equal(read_file_at(AT_FDCWD, proc, 4096, &map, NULL), 0);
 	assert_string_equal(map, "deny\n");
+	assert_int_equal(lease_return(l, fd[0], &e), 0);
+	assert_int_equal(lease_clean(l, -1, -1, pid[0], &a, &ready[0], &e), LEASE_NONE);
 	for (int i = 0; i < 2; i++) {
 		kill(pid[i], SIGKILL);
 		waitpid(pid[i], NULL, 0);
 		close(fd[i]);
 	}
+	map_range(l);
 	lease_free(l);
 }
 
