@@ -39,10 +39,11 @@ struct settings {
 	bool fsync_metadata, auto_optimise_store;
 	char *ssl_cert_file;	  /* "" when not set */
 	char *build_dir;	  /* "" when not set */
+	struct strv impure_env;	  /* name=value: for builds that see a network, see impureEnvVars */
 	struct strv ignored_acls; /* extended attributes that canonicalisation leaves alone */
 	/* Airplant's own, in the same file or in airplant.conf beside it: */
-	uint64_t ids;	       /* enum ids_setting: auto, broker, subid, single */
-	char *ids_socket;      /* the broker's socket */
+	uint64_t ids;	  /* enum ids_setting: auto, broker, subid, single */
+	char *ids_socket; /* the broker's socket */
 	/* The broker's block, which it has from its own command line; 0: not said here. */
 	uint64_t start_id, id_count;
 	bool nested_sandboxes; /* builders may make namespaces of their own */

@@ -54,7 +54,7 @@ const struct conf_row conf_table[] = {
 	{ "use-cgroups", CONF_BOOL, GROUP_STORE },
 	{ "require-drop-supplementary-groups", CONF_BOOL, GROUP_STORE },
 	{ "allowed-impure-host-deps", CONF_SET, GROUP_STORE },
-	{ "impure-env", CONF_MAP, GROUP_STORE, FEATURE("configurable-impure-env") },
+	{ "impure-env", CONF_MAP, GROUP_STORE, FEATURE("configurable-impure-env"), KEEP(impure_env) },
 	{ "ignored-acls", CONF_SET, GROUP_STORE, KEEP(ignored_acls) },
 	{ "build-dir", CONF_OPT_PATH, GROUP_STORE, KEEP(build_dir) },
 	{ "external-builders", CONF_JSON, GROUP_STORE },

@@ -192,8 +192,9 @@ static int get_graphs(const json_t *top, struct arena *a, struct drv_opts *o, st
 	const char *name;
 	json_t *v;
 
-	if (!all || !json_is_object(all))
-		return 0; /* upstream warns and goes on */
+	o->graphs_ignored = all && !json_is_object(all);
+	if (!all || o->graphs_ignored)
+		return 0;
 	o->graphs.v = arena_array(a, json_object_size(all), sizeof(*o->graphs.v));
 	json_object_foreach((json_t *)all, name, v)
 	{

@@ -200,6 +200,18 @@ static bool sees_network(const struct drv *d)
 	return d->kind == DRV_FIXED || d->kind == DRV_IMPURE;
 }
 
+/* What the administrator, or a client that is trusted, has set comes before the daemon's own. */
+static const char *impure_value(const struct build_env_input *in, const char *name)
+{
+	const struct strv *set = &in->settings->impure_env;
+	size_t len = strlen(name);
+
+	for (size_t i = 0; i < set->n; i++)
+		if (!strncmp(set->v[i], name, len) && set->v[i][len] == '=')
+			return set->v[i] + len + 1;
+	return in->get_env ? in->get_env(name) : NULL;
+}
+
 static int make_environment(const struct build_env_input *in, const char *build_dir,
 			    const struct rewrites *rw, struct arena *a, struct build_start *s,
 			    struct err *e)
@@ -222,7 +234,7 @@ static int make_environment(const struct build_env_input *in, const char *build_
 	if (sees_network(in->drv)) {
 		for (size_t i = 0; i < in->opts->impure_env_vars.n; i++) {
 			const char *name = in->opts->impure_env_vars.v[i];
-			const char *value = in->get_env ? in->get_env(name) : NULL;
+			const char *value = impure_value(in, name);
 
 			pairs_put(&env, name, value ? value : "");
 		}

@@ -143,30 +143,50 @@ static int path_details(const struct loader *l, const char *base, struct path_in
 	return r < 0 ? err_errno(l->e, r, "reading '%s/%s'", l->store_dir, base) : r;
 }
 
-/* NAR bytes of everything a path of the graph needs; `sizes` maps base names to NAR sizes. */
-static int closure_size(const struct loader *l, const char *base, const struct smap *graph,
-			uint64_t *ret)
+/* NAR bytes of everything that each path of the graph needs. The graph is closed: what is referred
+ * to is in it. One walk per path, over numbers alone: `index` maps base names to places + 1. */
+static int closure_sizes(const struct loader *l, const struct smap *index, struct build_graph *g)
 {
-	_cleanup_arena_ struct arena tmp = ARENA_INIT(l->a->max);
-	struct loader local = *l;
-	struct strv root = { .v = (char *[]){ (char *)base }, .n = 1 }, all;
-	int r;
+	size_t n = g->paths.n, n_refs = 0;
+	size_t *first, *refs, *seen, *stack;
 
-	local.a = &tmp;
-	r = closure(&local, &root, &all);
-	*ret = 0;
-	for (size_t i = 0; r == 0 && i < all.n; i++) {
-		const struct path_info *known = smap_get(graph, all.v[i]);
-		struct path_info info;
+	for (size_t i = 0; i < n; i++)
+		n_refs += g->paths.v[i].refs.n;
+	first = arena_array(l->a, n + 1, sizeof(*first));
+	refs = arena_array(l->a, n_refs + 1, sizeof(*refs));
+	seen = arena_array(l->a, n + 1, sizeof(*seen));
+	stack = arena_array(l->a, n + 1, sizeof(*stack));
+	if (!first || !refs || !seen || !stack)
+		return err_errno(l->e, -ENOMEM, "preparing 'exportReferencesGraph'");
+	for (size_t i = 0; i < n; i++) {
+		const struct strv *names = &g->paths.v[i].refs;
 
-		if (!known) {
-			r = path_details(&local, all.v[i], &info);
-			known = &info;
+		first[i + 1] = first[i];
+		for (size_t k = 0; k < names->n; k++) {
+			size_t to = (size_t)(uintptr_t)smap_get(index, names->v[k]);
+
+			if (to)
+				refs[first[i + 1]++] = to - 1;
 		}
-		if (r == 0)
-			*ret += known->nar_size;
 	}
-	return r;
+	for (size_t i = 0; i < n; i++) {
+		size_t depth = 0;
+
+		stack[depth++] = i;
+		seen[i] = i + 1;
+		while (depth) {
+			size_t at = stack[--depth];
+
+			g->closure_sizes[i] += g->paths.v[at].nar_size;
+			for (size_t k = first[at]; k < first[at + 1]; k++) {
+				if (seen[refs[k]] == i + 1)
+					continue;
+				seen[refs[k]] = i + 1;
+				stack[depth++] = refs[k];
+			}
+		}
+	}
+	return 0;
 }
 
 static int load_graph(const struct loader *l, const struct drv_graph *g, bool sizes,
@@ -186,17 +206,12 @@ static int load_graph(const struct loader *l, const struct drv_graph *g, bool si
 		return err_errno(l->e, -ENOMEM, "preparing 'exportReferencesGraph'");
 	for (size_t i = 0; i < bases.n; i++) {
 		r = path_details(l, bases.v[i], &ret->paths.v[i]);
-		if (r == 0 && smap_put(&index, bases.v[i], &ret->paths.v[i]) < 0)
+		if (r == 0 && smap_put(&index, bases.v[i], (void *)(uintptr_t)(i + 1)) < 0)
 			r = err_errno(l->e, -ENOMEM, "preparing 'exportReferencesGraph'");
 		if (r)
 			return r;
 	}
-	for (size_t i = 0; sizes && i < bases.n; i++) {
-		r = closure_size(l, bases.v[i], &index, &ret->closure_sizes[i]);
-		if (r)
-			return r;
-	}
-	return 0;
+	return sizes ? closure_sizes(l, &index, ret) : 0;
 }
 
 /* Store paths named in sandbox-paths bring their closure; ones that are not valid are left to the

@@ -40,7 +40,8 @@ struct drv_opts {
 	struct {
 		struct drv_graph *v;
 		size_t n;
-	} graphs; /* sorted by name */
+	} graphs;	     /* sorted by name */
+	bool graphs_ignored; /* exportReferencesGraph is there and no object: upstream warns */
 	struct {
 		struct output_checks *v;
 		size_t n;

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "core/goals_int.h"
+#include "core/realise.h"
 
 enum { REQUEST_MEMORY = 256 << 20 };
 
@@ -38,7 +39,7 @@ void goals_kick(struct goals *g)
 		g->due = true;
 }
 
-/* "base", "base!*", "base!out,dev" */
+/* "base", "base!*", "base!out,dev", "base!out!out" */
 static int parse_target(struct request *r, const char *text, struct target *t, struct err *e)
 {
 	const char *bang = strchr(text, '!');
@@ -56,6 +57,16 @@ static int parse_target(struct request *r, const char *text, struct target *t, s
 	if (!store_path_is_drv(&t->path))
 		return err_set(e, 1, "path '%s/%s' is not a derivation", r->goals->core->store_dir,
 			       base);
+	for (const char *next; (next = strchr(bang + 1, '!')); bang = next) {
+		char *name = arena_strndup(&r->arena, bang + 1, (size_t)(next - bang - 1));
+
+		if (!name || strv_add_arena(&t->chain, &r->arena, name) < 0)
+			return err_errno(e, -ENOMEM, "reading the request");
+		if (store_name_check(name, e) || t->chain.n > DRV_DEPTH_MAX)
+			return err_set(e, 1, "'%s' names no outputs", text);
+	}
+	if (t->chain.n && !has_feature(r->goals->core, "dynamic-derivations"))
+		return feature_missing(e, 1, "dynamic-derivations", NULL);
 	if (!strcmp(bang + 1, "*"))
 		return 0;
 	names = arena_strdup(&r->arena, bang + 1);
@@ -223,13 +234,19 @@ static void begin_opaque(struct request *r, struct target *t)
 			    t->path.base);
 }
 
+/* Outputs of the derivation that the target has come to. */
 static void begin_drv(struct request *r, struct target *t)
 {
 	struct goals *g = r->goals;
+	bool last = t->n_followed == t->chain.n, check = r->check && last;
+	struct strv wanted = t->wanted;
 	const char *unknown = NULL;
-	int v = outputs_valid(g, &t->path, &t->wanted, &unknown);
 	struct goal *goal;
+	int v;
 
+	if (!last)
+		wanted = (struct strv){ &t->chain.v[t->n_followed], 1 };
+	v = outputs_valid(g, &t->path, &wanted, &unknown);
 	if (v == OUTPUTS_NO_DRV) {
 		target_fail(r, t, DEPENDENCY_FAILED, "failed to obtain derivation of '%s/%s'",
 			    t->path.base);
@@ -248,14 +265,76 @@ static void begin_drv(struct request *r, struct target *t)
 			    t->path.base);
 		return;
 	}
-	if (v == OUTPUTS_VALID && !r->check) {
-		target_done(r, t, ALREADY_VALID, NULL);
+	if (v == OUTPUTS_VALID && !check) {
+		if (last)
+			target_done(r, t, ALREADY_VALID, NULL);
+		else
+			t->follows = r->follows = true;
 		return;
 	}
-	goal = goal_get(g, &t->path, r->check);
+	goal = goal_get(g, &t->path, check);
 	if (!goal || interest_add(r, goal, t) < 0)
 		target_fail(r, t, MISC_FAILURE, "out of memory while building '%s/%s'",
 			    t->path.base);
+}
+
+static int output_of_target(struct request *r, const struct target *t, struct store_path *ret,
+			    struct err *e)
+{
+	struct core *core = r->goals->core;
+	const char *output = t->chain.v[t->n_followed];
+	struct strv names = {}, paths = {};
+	int ret_code;
+
+	for (size_t i = 0; i < t->made.n; i++)
+		if (!strcmp(t->made.v[i].output, output))
+			return store_path_parse_base(t->made.v[i].path, ret, e);
+	ret_code = realise_outputs(core, &t->path, NULL, &r->arena, &names, &paths, e);
+	if (ret_code)
+		return ret_code;
+	for (size_t i = 0; i < names.n; i++)
+		if (!strcmp(names.v[i], output) && *paths.v[i])
+			return store_path_parse_base(paths.v[i], ret, e);
+	return err_set(e, 1, "cannot operate on output '%s' of the unbuilt derivation '%s/%s'",
+		       output, core->store_dir, t->path.base);
+}
+
+/* The derivation that the target leads through is there. */
+static void follow(struct request *r, struct target *t)
+{
+	_cleanup_err_ struct err e = {};
+	struct store_path next;
+
+	t->follows = false;
+	if (output_of_target(r, t, &next, &e)) {
+		target_done(r, t, MISC_FAILURE, err_msg(&e));
+		return;
+	}
+	t->path = next;
+	t->n_followed++;
+	t->made.n = 0;
+	pin_target(r->goals, t);
+	if (store_path_is_drv(&t->path))
+		begin_drv(r, t);
+	else
+		target_fail(r, t, MISC_FAILURE, "path '%s/%s' is not a derivation", t->path.base);
+}
+
+/* Did any target move on? */
+static bool follow_all(struct goals *g)
+{
+	bool any = false;
+
+	for (struct request *r = g->requests; r; r = r->next) {
+		while (r->follows && !r->over && !r->dead) {
+			r->follows = false;
+			any = true;
+			for (size_t i = 0; i < r->targets.n; i++)
+				if (r->targets.v[i].follows)
+					follow(r, &r->targets.v[i]);
+		}
+	}
+	return any;
 }
 
 /* Upstream starts goals in the order of their names; who reads a log expects it. */
@@ -365,9 +444,10 @@ static void goals_work(void *ctx)
 			request_begin(r);
 	do {
 		queue_drain(g);
+		(void)follow_all(g);
 		(void)drop_over(g);
 		slots_fill(g);
-	} while (g->queue || drop_over(g));
+	} while (g->queue || drop_over(g) || follow_all(g));
 	tell(g);
 	again = drop_over(g); /* a listener may have given up while it was told */
 	sweep_requests(g);

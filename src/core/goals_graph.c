@@ -306,6 +306,20 @@ static void keep_made(const struct goal *g, struct request *r, struct target *t)
 	}
 }
 
+/* A derivation that the target leads through was built, or not. */
+static void step_done(struct request *r, struct target *t, bool ok, const char *error)
+{
+	_cleanup_free_ char *text = NULL;
+
+	if (ok) {
+		t->follows = r->follows = true;
+		return;
+	}
+	note_error(r, error);
+	text = text_no_derivation(r, t);
+	target_done(r, t, DEPENDENCY_FAILED, text ? text : "out of memory");
+}
+
 /* The goal is over for one request, whose interest ends. `alone`: others still wait for it, so that
  * no goal above it can fail for this request's sake; the request is over, keep-going or not. */
 static void interest_done(struct interest *i, bool was_running, bool ok, uint64_t status,
@@ -324,6 +338,10 @@ static void interest_done(struct interest *i, bool was_running, bool ok, uint64_
 		t->cpu_system_usec = g->cpu_system_usec;
 		if (ok)
 			keep_made(g, r, t);
+		if (t->n_followed < t->chain.n) {
+			step_done(r, t, ok, error);
+			continue;
+		}
 		target_done(r, t, status, error);
 	}
 	interest_free(i);

@@ -110,6 +110,11 @@ struct target {
 	struct store_path path;
 	bool is_drv;	    /* outputs of a .drv; else the path itself */
 	struct strv wanted; /* output names; empty: all */
+	/* Derivations that are outputs: `path` gets the next one when the output
+	 * chain.v[n_followed] of it is there. */
+	struct strv chain;
+	size_t n_followed;
+	bool follows; /* it is there */
 	struct target *next_of_interest;
 	bool done;
 	uint64_t status;
@@ -139,6 +144,7 @@ struct request {
 	struct settings settings;
 	struct owner *owner;
 	bool check, with_results, trusted, begun, over, dead;
+	bool follows; /* one of its targets does */
 	struct arena arena;
 	struct {
 		struct target *v;
@@ -226,6 +232,7 @@ bool request_is_at_limit(const struct request *r);
 void goal_start(struct goal *g); /* goals_graph.c */
 
 /* goals_report.c */
+char *text_no_derivation(const struct request *r, const struct target *t);
 char *text_dependency_failed(const struct goal *g, size_t n_failed); /* heap; NULL: ENOMEM */
 /* Upstream's reason why this machine may not build it, or NULL. */
 char *text_rejected(const struct goal *g, bool no_jobs);

@@ -5,6 +5,8 @@
 #include "core/place.h"
 #include "core/realise.h"
 
+enum { LEVEL_WARN = 1 };
+
 static int check_kind(const struct goal *g, struct err *e)
 {
 	const struct core *core = g->goals->core;
@@ -42,5 +44,9 @@ int goal_load(struct goal *g, struct err *e)
 		return r > 0 ? MISC_FAILURE : r;
 	}
 	g->loaded = true;
+	if (g->opts.graphs_ignored)
+		report_note(g, LEVEL_WARN,
+			    "\033[35;1mwarning:\033[0m 'exportReferencesGraph' in structured attrs "
+			    "is not a JSON object, ignoring");
 	return 0;
 }

@@ -65,6 +65,19 @@ char *text_dependency_failed(const struct goal *g, size_t n_failed)
 	return buf_take_str(&b);
 }
 
+char *text_no_derivation(const struct request *r, const struct target *t)
+{
+	_cleanup_buf_ struct buf b = BUF_INIT(TEXT_MAX);
+	int ret = buf_printf(&b, "failed to obtain derivation of '%s/%.*s",
+			     r->goals->core->store_dir, (int)strcspn(t->text, "!"), t->text);
+
+	for (size_t i = 0; i < t->chain.n && ret == 0; i++)
+		ret = buf_printf(&b, "^%s", t->chain.v[i]);
+	if (ret == 0)
+		ret = buf_append_char(&b, '\'');
+	return ret ? NULL : buf_take_str(&b);
+}
+
 static int put_list(struct buf *b, const struct strv *list)
 {
 	int r = 0;

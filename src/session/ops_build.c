@@ -34,7 +34,7 @@ static int get_request(struct session *s, struct build *b, struct err *e)
 	if (b->mode == BUILD_REPAIR && !s->client.trusted)
 		return err_set(e, OP_FAILED,
 			       "repairing is not allowed because you are not in 'trusted-users'");
-	return 0;
+	return session_may_ask(s, &b->targets, e);
 }
 
 static int send_request(struct session *s, struct build *b, struct err *e)

@@ -182,6 +182,8 @@ static int visit_target(struct session *s, struct missing *m, const struct deriv
 {
 	struct want w = { .drv = t->path, .all = t->all, .outputs = t->outputs };
 
+	if (t->chain.n) /* what comes out of it is not known before it is built */
+		w = (struct want){ .drv = t->path, .outputs = { t->chain.v, 1 } };
 	if (t->built)
 		return push(m, &w);
 	int r = store_valid(s, &t->path, e);
@@ -224,7 +226,8 @@ int op_query_missing(struct session *s, struct err *e)
 	if (r)
 		return r;
 	request_read(s);
-	r = find_missing(s, &targets, &m, e);
+	r = session_may_ask(s, &targets, e);
+	r = r ?: find_missing(s, &targets, &m, e);
 	if (!r)
 		put_missing(s, &m);
 	smap_done(&m.seen);

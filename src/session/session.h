@@ -132,6 +132,9 @@ int store_info_must(struct session *s, const struct store_path *p, struct wire_i
 		    struct err *e);
 int store_not_valid(struct session *s, const struct store_path *p, struct err *e);
 int store_fail(struct err *e, int r, const char *what);
+/* OP_FAILED when one needs a feature that is off. */
+struct derived_paths;
+int session_may_ask(const struct session *s, const struct derived_paths *targets, struct err *e);
 bool session_has(const struct session *s, const char *feature);
 /* Under what the outputs of `d` are realised. */
 int store_drv_hash(struct session *s, const struct drv *d, uint8_t ret[32], struct err *e);

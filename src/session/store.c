@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "drv/drv.h"
 #include "session/session.h"
+#include "wire/derived.h"
 
 int too_large(struct err *e)
 {
@@ -188,4 +189,16 @@ int store_outputs(struct session *s, const struct store_path *p, struct strv *re
 		return 0;
 	r = store_drv(s, p, &s->arena, &d, e);
 	return r ? r : look_up_outputs(s, &d, ret_names, ret_paths, e);
+}
+
+int session_may_ask(const struct session *s, const struct derived_paths *targets, struct err *e)
+{
+	for (size_t i = 0; i < targets->n; i++)
+		if (targets->v[i].chain.n && !session_has(s, "dynamic-derivations"))
+			return err_set(
+				e, OP_FAILED,
+				"experimental Nix feature 'dynamic-derivations' is disabled; "
+				"add '--extra-experimental-features dynamic-derivations' to "
+				"enable it");
+	return 0;
 }

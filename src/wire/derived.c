@@ -34,13 +34,19 @@ static int parse_outputs(struct arena *a, char *list, bool legacy, struct derive
 	return 0;
 }
 
-/* Only plain derivations: an output of an output is a dynamic derivation. */
-static int refuse_dynamic(const char *text, struct err *e)
+/* The names in front of the last mark; `*outputs` then is what stands behind it. */
+static int parse_chain(struct arena *a, char **outputs, struct derived_path *d, struct err *e)
 {
-	return err_set(
-		e, WIRE_BAD,
-		"experimental Nix feature 'dynamic-derivations' is disabled; cannot build '%s'",
-		text);
+	for (char *mark; (mark = strchr(*outputs, '!')); *outputs = mark + 1) {
+		*mark = 0;
+		if (store_name_check(*outputs, e))
+			return WIRE_BAD;
+		if (d->chain.n == DERIVED_DEPTH_MAX)
+			return err_set(e, WIRE_BAD, "'%.100s' is nested too deeply", d->text);
+		if (strv_add_arena(&d->chain, a, *outputs) < 0)
+			return no_memory(e);
+	}
+	return 0;
 }
 
 int derived_path_parse(const char *store_dir, unsigned version, struct arena *a, char *text,
@@ -55,8 +61,9 @@ int derived_path_parse(const char *store_dir, unsigned version, struct arena *a,
 	char *outputs = strchr(copy, '!');
 	if (outputs) {
 		*outputs++ = 0;
-		if (strchr(outputs, '!'))
-			return refuse_dynamic(text, e);
+		int r = parse_chain(a, &outputs, &d, e);
+		if (r)
+			return r;
 	}
 	if (store_path_parse(store_dir, copy, &d.path, e))
 		return WIRE_BAD;
@@ -75,15 +82,21 @@ char *derived_path_base(struct arena *a, const struct derived_path *d)
 {
 	if (!d->built)
 		return arena_strdup(a, d->path.base);
-	if (d->all)
-		return arena_printf(a, "%s!*", d->path.base);
-	size_t len = strlen(d->path.base) + 1;
+	size_t len = strlen(d->path.base) + 3;
+	for (size_t i = 0; i < d->chain.n; i++)
+		len += strlen(d->chain.v[i]) + 1;
 	for (size_t i = 0; i < d->outputs.n; i++)
 		len += strlen(d->outputs.v[i]) + 1;
 	char *s = arena_alloc(a, len + 1), *p = s;
 	if (!s)
 		return NULL;
 	p = stpcpy(p, d->path.base);
+	for (size_t i = 0; i < d->chain.n; i++) {
+		*p++ = '!';
+		p = stpcpy(p, d->chain.v[i]);
+	}
+	if (d->all)
+		stpcpy(p, "!*");
 	for (size_t i = 0; i < d->outputs.n; i++) {
 		*p++ = i ? ',' : '!';
 		p = stpcpy(p, d->outputs.v[i]);

@@ -1,16 +1,21 @@
 /* What a client wants built: a store path, or outputs of a derivation.
  *
- *   derived = path / path "!" ( "*" / name *( "," name ) )
+ *   derived = path / path *( "!" name ) "!" ( "*" / name *( "," name ) )
+ *
+ * Names between two marks lead through derivations that are outputs of derivations.
  * Before version 1.30 a bare .drv means all its outputs. Pure. */
 #pragma once
 
 #include "path/path.h"
 #include "wire/reader.h"
 
+enum { DERIVED_DEPTH_MAX = 16 };
+
 struct derived_path {
 	struct store_path path;
 	bool built; /* outputs of `path`, else `path` itself */
 	bool all;
+	struct strv chain;   /* outputs of `path`, of what that gives, and so on */
 	struct strv outputs; /* when built and not all */
 	char *text;	     /* as the client spelled it */
 };

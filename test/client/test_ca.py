@@ -106,3 +106,21 @@ def test_impure_is_built_each_time(daemon):
     assert not rows(daemon, "select 1 from Realisations")
     r = build(daemon, f'let i = {impure}; in sh "pure" "echo ${{i}} > $out"', check=False)
     assert r.returncode != 0 and re.search("pure derivation '.*-pure.drv' depends on impure derivation", r.stderr)
+
+
+def test_impure_env(make_daemon):
+    """Only builds that may see the outside get it, and only where the feature is on."""
+    import hashlib
+    fixed = """shWith { name = "env"; outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "%s";
+               impureEnvVars = [ "FOO" ]; } "echo $FOO > $out\"""" % hashlib.sha256(b"bar\n").hexdigest()
+    for features, ok in [("nix-command configurable-impure-env", True), ("nix-command", False)]:
+        daemon = make_daemon("single", f"experimental-features = {features}\nimpure-env = FOO=bar\n")
+        assert (daemon.nix_build(fixed, check=False).returncode == 0) == ok
+    out = daemon.nix_build('shWith { name = "pure"; impureEnvVars = [ "FOO" ]; } "echo x$FOO > $out"').stdout.strip()
+    assert open(out).read() == "x\n"
+
+
+def test_structured_graphs_that_are_no_object(daemon):
+    r = build(daemon, 'shWith { name = "s"; __structuredAttrs = true; exportReferencesGraph = [ "a" ]; } '
+                      '"echo > ${builtins.placeholder "out"}"')
+    assert re.search("warning:.*exportReferencesGraph.*not a JSON object", r.stderr)

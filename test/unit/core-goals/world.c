@@ -91,6 +91,12 @@ bool has_feature(const struct core *c, const char *feature)
 	return false;
 }
 
+int feature_missing(struct err *e, int code, const char *feature, const char *why)
+{
+	(void)why;
+	return err_set(e, code, "the feature '%s' is off", feature);
+}
+
 int realise_register(struct core *c, const struct drv *d, const struct drv_row *v, size_t n,
 		     struct err *e)
 {
