@@ -18,6 +18,7 @@
 #include <linux/landlock.h>
 #include <poll.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -190,6 +191,7 @@ static int start(struct service *s, int argc, char **argv, struct err *e)
 
 	if (r < 0)
 		return err_errno(e, r, "cannot take over the sockets");
+	(void)signal(SIGPIPE, SIG_IGN); /* a client that leaves is an error of write */
 	if (clearenv() != 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return err_set(e, -ENOMEM, "cannot shed what was inherited");
 	r = parse_options(s, argc, argv, e);

@@ -154,13 +154,9 @@ static int engage(struct answer *a, bool links)
 		return -errno;
 	a->pid = fork();
 	if (a->pid == 0) {
-		pid_t parent = getppid();
-
 		(void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 		close(pair[0]);
 		close(a->out);
-		if (parent == 1)
-			_exit(1);
 		l = (struct looker){ .t = a->t, .chan = pair[1] };
 		looker_run(&l, links);
 	}

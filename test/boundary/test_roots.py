@@ -343,6 +343,21 @@ def test_who_may_ask(tracer):
     assert b"connected; refused" in tracer.daemon.daemon_log.read_bytes()
 
 
+def test_a_client_that_leaves(tracer):
+    leave = f"""if 1:
+        import os, socket, sys
+        os.setgroups([]); os.setresuid({tracer.uid}, {tracer.uid}, {tracer.uid})
+        for path in sys.argv[1:]:
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(path)
+            s.close()"""
+    subprocess.run([sys.executable, "-c", leave, tracer.socket, tracer.socket.with_name("upstream")], check=True)
+    tracer.ask()
+    assert tracer.daemon.roots.poll() is None
+    # No reader stays behind, not even as a zombie.
+    assert not open(f"/proc/{tracer.daemon.roots.pid}/task/{tracer.daemon.roots.pid}/children").read()
+
+
 def test_privileges(tracer):
     text = open(f"/proc/{tracer.daemon.roots.pid}/status").read()
     status = dict(re.findall(r"^(\w+):\t(.*)$", text, re.M))
