@@ -358,6 +358,33 @@ def test_a_client_that_leaves(tracer):
     assert not open(f"/proc/{tracer.daemon.roots.pid}/task/{tracer.daemon.roots.pid}/children").read()
 
 
+def test_socket_activation(make_daemon):
+    """Sockets of the service manager: ours as fd 3, upstream's as fd 4."""
+    daemon, caps = make_daemon("broker", start=False), "-all,+dac_read_search,+sys_ptrace"
+    (daemon.state / "gcroots").mkdir()
+    listeners = []
+    for name in ("own", "upstream"):
+        s = socket.socket(socket.AF_UNIX)
+        s.bind(str(daemon.base / name))
+        os.chmod(daemon.base / name, 0o666)
+        s.listen()
+        listeners.append(s)
+    fds = [s.fileno() for s in listeners]
+    uid = daemon.users[TRACER].pw_uid
+    with open(daemon.daemon_log, "ab") as out:
+        daemon.spawn("airplant-roots", [
+            "setpriv", "--reuid", str(uid), "--regid", str(daemon.users[TRACER].pw_gid), "--clear-groups", "--inh-caps", caps,
+            "--ambient-caps", caps, "--bounding-set", caps, "bash", "-c",
+            f'exec 30<&{fds[0]} 31<&{fds[1]} && exec 3<&30 4<&31 && export LISTEN_PID=$$ && exec "$@"', "bash",
+            daemon.bin / "airplant-roots", "--daemon-user", DAEMON, "--store", daemon.store, "--state", daemon.state,
+            *([] if can_see(1) else ["--skip-hidden"])], stdout=out, pass_fds=fds, env={"LISTEN_FDS": "2"})
+    uid = daemon.users[DAEMON].pw_uid
+    assert parse(connect(daemon.base / "own", uid))
+    assert upstream(connect(daemon.base / "upstream", uid), str(daemon.store))
+    for s in listeners:
+        s.close()
+
+
 def test_privileges(tracer):
     text = open(f"/proc/{tracer.daemon.roots.pid}/status").read()
     status = dict(re.findall(r"^(\w+):\t(.*)$", text, re.M))
