@@ -28,6 +28,7 @@ struct rm {
 	unsigned long counter;
 	bool progress; /* in this pass something was deleted or moved */
 	bool again;    /* something is left that the next pass may delete */
+	bool full;     /* the disk was, for a moment: what was deleted since made room */
 	struct rm_report *report;
 };
 
@@ -143,6 +144,8 @@ static void move_up(struct rm *rm, int sub, const char *name)
 		snprintf(fresh, sizeof(fresh), ".rm%lu", rm->counter++);
 		r = renameat2(sub, name, rm->top, fresh, RENAME_NOREPLACE) < 0 ? -errno : 0;
 	} while (r == -EEXIST);
+	if (r == -ENOSPC || r == -EDQUOT)
+		rm->full = true;
 	if (r < 0)
 		note_failure(rm->report, sub, name, r);
 	else
@@ -200,7 +203,7 @@ static int one_pass(struct rm *rm)
 		close(fd);
 		return r;
 	}
-	rm->again = rm->progress = false;
+	rm->again = rm->progress = rm->full = false;
 	rm->report->failed = rm->report->foreign = 0;
 	while ((de = readdir(dir)))
 		if (!is_dots(de->d_name) && !remove_plain(rm, rm->top, de->d_name))
@@ -220,7 +223,7 @@ int rm_contents(int dirfd, struct rm_report *report)
 	/* Ends: a pass follows only one that has deleted or moved something. */
 	do
 		r = one_pass(&rm);
-	while (r == 0 && rm.again);
+	while (r == 0 && (rm.again || (rm.full && rm.progress)));
 	if (r < 0)
 		return r;
 	return report->failed ? report->error : report->foreign ? -EPERM : 0;

@@ -112,7 +112,17 @@ static int play(void)
 		_exit(0);
 	(void)chan_send(BUILD_FD, BUILD_NEED_IDS, 0, NULL, 0, NULL, 0);
 	expect_message(BUILD_IDS, &ids);
+	if (!strcmp(s.drv_name, "half-born")) {
+		/* A child that nobody was told of, and that may still make files. */
+		if (fork() == 0) {
+			usleep(2 * REST_USEC);
+			_exit(0);
+		}
+		abort();
+	}
 	say_running(&s);
+	for (int i = 0; i < (strcmp(s.drv_name, "flood") ? 0 : 2000); i++)
+		(void)chan_send_record(BUILD_FD, BUILD_LOG, 0, &build_log_layout, &log, NULL, 0);
 	(void)!write(start.fds[0], "hello\n", 6);
 	(void)!write(start.fds[1], "packed", 6);
 	(void)chan_send_record(BUILD_FD, BUILD_LOG, 0, &build_log_layout, &log, NULL, 0);
@@ -161,6 +171,7 @@ struct world {
 	struct arena arena;
 	struct drv drv;
 	struct drv_opts opts;
+	size_t logs, logs_in_round, most_in_round;
 	bool started, over, cancel_at_start, reopen_at_start;
 	uint64_t status, log_size;
 	pid_t builder;
@@ -193,11 +204,23 @@ static void on_started(void *ctx)
 	}
 }
 
+static void round_over(void *ctx)
+{
+	struct world *w = ctx;
+
+	if (w->logs_in_round > w->most_in_round)
+		w->most_in_round = w->logs_in_round;
+	w->logs_in_round = 0;
+}
+
 static void on_log(void *ctx, uint64_t size)
 {
 	struct world *w = ctx;
 	int fd = build_run_log_fd(w->run);
 
+	w->logs++;
+	if (w->logs_in_round++ == 0)
+		assert_int_equal(loop_defer(w->core.loop, round_over, w), 0);
 	w->log_size = size;
 	assert_true(fd >= 0);
 	assert_true(pread(fd, w->log_text, sizeof(w->log_text) - 1, 0) >= 0);
@@ -443,6 +466,41 @@ static void no_builder_outlives_its_supervisor(void **state)
 	}
 }
 
+/* A supervisor that is killed between the clone and the announcement of its builder leaves a child
+ * that holds the channel: the scratch is not touched, and the ids are not free, before that has
+ * ended. */
+static void a_child_that_was_not_announced_is_waited_for(void **state)
+{
+	struct world w;
+
+	(void)state;
+	open_world(&w);
+	run_part(&w, "half-born");
+	assert_true(w.over);
+	assert_false(w.started);
+	assert_int_equal(scratches_left(&w), 1);
+	for (int i = 0; i < 10 && scratches_left(&w); i++) {
+		rest(&w);
+		assert_int_equal(loop_run(w.core.loop), 0);
+	}
+	assert_int_equal(scratches_left(&w), 0);
+	close_world(&w);
+}
+
+/* Others have their turn between the messages of a supervisor that never stops talking. */
+static void a_flood_of_messages_is_read_in_portions(void **state)
+{
+	struct world w;
+
+	(void)state;
+	open_world(&w);
+	run_part(&w, "flood");
+	assert_int_equal(w.status, BUILT);
+	assert_int_equal(w.logs, 2001);
+	assert_in_range(w.most_in_round, 1, 64);
+	close_world(&w);
+}
+
 /* The second answer comes when the first has been taken: it ends the supervisor, nothing else. */
 static void only_the_first_answer_counts(void **state)
 {
@@ -491,6 +549,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_failure_is_passed_on),
 		cmocka_unit_test(lies_and_noise_register_nothing),
 		cmocka_unit_test(no_builder_outlives_its_supervisor),
+		cmocka_unit_test(a_child_that_was_not_announced_is_waited_for),
+		cmocka_unit_test(a_flood_of_messages_is_read_in_portions),
 		cmocka_unit_test(only_the_first_answer_counts),
 		cmocka_unit_test(an_old_build_drops_nothing_of_a_new_store),
 		cmocka_unit_test(a_cancelled_build_is_silent_and_gone),
