@@ -96,6 +96,14 @@ bool gc_has_digest(const struct gc *gc, const char *name)
 	return smap_has(&gc->digests, digest);
 }
 
+void gc_root(struct gc *gc, const char *base)
+{
+	int r = smap_put(&gc->roots, base, gc);
+
+	if (r < 0)
+		gc->pin_error = r;
+}
+
 void gc_pin(struct core *core, const char *base)
 {
 	struct gc *gc = core->gc;
@@ -126,14 +134,13 @@ static void clear(struct gc *gc)
 		closedir(TAKE_PTR(gc->dir));
 	graph_done(&gc->graph);
 	gc_order_done(gc);
+	smap_done(&gc->roots);
 	smap_done(&gc->pins);
 	smap_done(&gc->digests);
-	smap_done(&gc->drvs);
-	gc->pins = gc->digests = gc->drvs = (struct smap){};
+	gc->roots = gc->pins = gc->digests = (struct smap){};
 	gc->pin_error = 0;
 	gc->progress = (struct gc_progress){};
 	gc->n_foreign = 0;
-	gc->estimate = 0;
 	gc->limit_reached = false;
 	close_fdp(&gc->list_fd);
 	gc->phase = GC_IDLE;
@@ -151,8 +158,6 @@ void gc_end(struct gc *gc, const struct err *e)
 	struct gc_progress p;
 	bool deleted = gc_deletes(gc);
 
-	if (gc->core->trash)
-		gc->progress.freed = trash_freed(gc->core) - gc->freed_before;
 	p = gc->progress;
 	gc->head = r->next;
 	clear(gc);
@@ -238,7 +243,7 @@ static void on_traced(void *ctx, struct traced *t, const struct err *e)
 		return;
 	}
 	for (size_t i = 0; i < t->n_roots; i++)
-		gc_pin(gc->core, t->roots[i].base);
+		gc_root(gc, t->roots[i].base);
 	if (t->own)
 		gc_note(gc, 4, "roots: this user's alone, found without the tracer");
 	r = gc_known_take(gc, t, &own);
@@ -290,13 +295,14 @@ static void on_trash_empty(void *ctx, bool complete)
 	after_trash(gc);
 }
 
-/* What was thrown away is gone before the answer: who asks for space has it then. A link in .links
- * counts as unused when nothing else links to its file, so it comes later still. */
+/* What was thrown away is deleted in the background, after the answer, unless somebody needs the
+ * space now. A link in .links counts as unused when nothing else links to its file, so looking
+ * there comes after the deleting too. */
 static int after_files(struct gc *gc, struct err *e)
 {
 	int r;
 
-	if (!gc_deletes(gc)) {
+	if (!gc_deletes(gc) || (!gc->head->o.wait_for_space && !gc_links_any(gc))) {
 		gc_end(gc, NULL);
 		return 0;
 	}
@@ -400,6 +406,7 @@ static void begin(struct gc *gc)
 	gc->freed_before = trash_freed(gc->core);
 	if (gc_deletes(gc))
 		reserve_drop(gc->core);
+	gc->limit_reached = gc->head->o.max_freed == 0 && gc->head->o.action == GC_DELETE_DEAD;
 	r = open_list(gc);
 	if (r < 0)
 		err_errno(&e, r, "collecting garbage");

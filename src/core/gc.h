@@ -46,15 +46,16 @@ struct gc_options {
 	enum gc_action action;
 	bool ignore_liveness; /* of roots; temp roots count all the same */
 	bool keep_outputs, keep_derivations;
-	bool whole_store;	  /* else `paths` alone */
-	bool delete_referrers;	  /* and what refers to them, when it is dead too */
-	uint64_t max_freed;	  /* bytes: stops when more than these are freed */
+	bool whole_store;      /* else `paths` alone */
+	bool delete_referrers; /* and what refers to them, when it is dead too */
+	uint64_t max_freed;    /* bytes: stops when more than these are freed */
+	bool wait_for_space;   /* the end comes when the files are gone, not only out of the way */
 	const struct strv *paths; /* base names; copied */
 };
 
 struct gc_progress {
 	uint64_t n_done, n_expected; /* paths */
-	uint64_t freed;		     /* bytes */
+	uint64_t freed;		     /* bytes: sizes as the database has them */
 	uint64_t list_size;	     /* bytes of the list so far */
 };
 

@@ -50,16 +50,15 @@ struct gc {
 	enum gc_phase phase;
 	bool stepping; /* a step is on its way */
 	struct tracer *tracer;
+	struct smap roots;   /* what the tracer found: base names */
 	struct smap pins;    /* base names, since C1 */
 	struct smap digests; /* the first 32 characters of all of them, from C4 on */
-	struct smap drvs;    /* derivations whose outputs are pinned */
 	int pin_error;	     /* a pin was lost: nothing may be deleted any more */
 	struct graph graph;
 	struct gc_order order;
 	struct gc_progress progress;
 	uint64_t told_usec;
 	int list_fd;
-	uint64_t estimate;     /* bytes that what was thrown away will free */
 	uint64_t freed_before; /* of trash_freed() */
 	size_t n_foreign;      /* paths that cannot be moved away */
 	bool limit_reached, closing;
@@ -77,6 +76,8 @@ struct gc {
 };
 
 /* gc.c */
+/* A root from outside. Unlike a pin it keeps valid paths alone, no lock files beside them. */
+void gc_root(struct gc *gc, const char *base);
 void gc_note(struct gc *gc, uint64_t level, const char *fmt, ...) _printf_(3, 4);
 void gc_tell_progress(struct gc *gc, bool now);
 int gc_list(struct gc *gc, const char *name);

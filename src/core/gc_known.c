@@ -174,7 +174,7 @@ static int take_unknown(struct gc *gc, const struct traced_link *l, struct err *
 	const struct strv *bases = smap_get(&gc->known, l->link);
 
 	for (size_t i = 0; bases && i < bases->n; i++)
-		gc_pin(gc->core, bases->v[i]);
+		gc_root(gc, bases->v[i]);
 	if (bases)
 		return 0;
 	if (strncmp(l->link, in_auto, sizeof(in_auto) - 1) == 0)

@@ -55,6 +55,8 @@ int gc_mark_begin(struct gc *gc, struct err *e)
 	struct smap pins = gc->pins;
 	int r = 0;
 
+	for (size_t i = 0; (p = smap_next(&gc->roots, &i));)
+		graph_mark(&gc->graph, graph_find(&gc->graph, p->key));
 	gc->pins = (struct smap){};
 	for (size_t i = 0; (p = smap_next(&pins, &i));)
 		gc_pin(gc->core, p->key);
@@ -158,6 +160,9 @@ static void spread_wanted(struct gc *gc)
 	struct gc_order *o = &gc->order;
 	bool again = o->wanted && gc->head->o.delete_referrers;
 
+	/* What stays takes nobody along. */
+	for (uint32_t v = 0; again && v < g->n; v++)
+		o->wanted[v] = o->wanted[v] && !g->live[v];
 	while (again) {
 		again = false;
 		for (size_t i = o->n; i-- > 0;) {

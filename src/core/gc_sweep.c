@@ -61,8 +61,8 @@ static void choose(struct gc *gc)
 			continue;
 		}
 		gc->batch.v[gc->batch.n++] = v;
-		gc->estimate += gc->graph.nar_size[v];
-		gc->limit_reached = gc->estimate > gc->head->o.max_freed;
+		gc->progress.freed += gc->graph.nar_size[v];
+		gc->limit_reached = gc->progress.freed > gc->head->o.max_freed;
 	}
 }
 
@@ -81,7 +81,7 @@ static int delete_rows(struct gc *gc)
 			log_warn("'%s' is referred to by a path that is new: it stays",
 				 graph_name(&gc->graph, v));
 			gc_pin(gc->core, graph_name(&gc->graph, v));
-			gc->estimate -= gc->graph.nar_size[v];
+			gc->progress.freed -= gc->graph.nar_size[v];
 			continue;
 		}
 		if (r < 0)
@@ -197,8 +197,8 @@ static int throw_unknown(struct gc *gc, const char *name, struct err *e)
 		return 0;
 	}
 	if (!S_ISDIR(st.st_mode))
-		gc->estimate += (uint64_t)st.st_blocks * 512;
-	gc->limit_reached = gc->estimate > gc->head->o.max_freed;
+		gc->progress.freed += (uint64_t)st.st_blocks * 512;
+	gc->limit_reached = gc->progress.freed > gc->head->o.max_freed;
 	gc->progress.n_done++;
 	r = gc_list(gc, name);
 	return r < 0 ? err_errno(e, r, "noting what was deleted") : 0;

@@ -107,14 +107,14 @@ class Worker:
     def strings(self):
         return [self.string() for _ in range(self.u64())]
 
-    def greet(self):
+    def greet(self, features=()):
         minor = self.version[1]
         self.send(MAGIC_CLIENT)
         assert self.u64() == MAGIC_SERVER
         self.server = self.u64()
         self.send(self.version[0] << 8 | minor)
         if minor >= 38:
-            self.send(strings([]))
+            self.send(strings(list(features)))
             self.features = self.strings()
         self.send(0, 0)
         self.daemon_version = self.string() if minor >= 33 else None

@@ -222,3 +222,36 @@ def test_random_kills(make_daemon, seed):
         load.stop()
     assert len(load.done) > 20, "too little happened to mean anything"
     assert_clean(daemon, load.done)
+
+
+def test_killed_while_collecting(make_daemon):
+    """Whenever it happens: what is valid is there, and the next collection takes the rest."""
+    r = random.Random(7)
+    daemon = make_daemon("broker")
+    daemon.run("nix-store", "--version")
+    kept = None
+    for i in range(6):
+        with Worker(daemon.socket) as w:
+            last = []
+            for k in range(600):
+                last = [w.add_text(f"n-{i}-{k}", b"x" * r.randrange(500), last)]
+            kept = kept or last[0]
+        root = daemon.state / "gcroots/kept"
+        if not root.exists():
+            os.symlink(kept, root)
+        gc = daemon.popen("nix-store", "--gc", user="root")
+        deleting = iter(gc.stdout.readline, "")
+        if i % 2:
+            assert any("deleting '" in line for line in deleting)
+        time.sleep(r.random() * 0.05)
+        daemon.core.kill()
+        daemon.core.wait()
+        gc.communicate(timeout=20)
+        daemon.start_core()
+    daemon.stop()
+    stock_verifies(daemon)
+    daemon.start()
+    closure = daemon.run("nix-store", "-qR", kept).stdout.split()
+    assert len(closure) == 600
+    daemon.run("nix-store", "--gc", user="root")
+    assert {str(p) for p in daemon.store.iterdir() if p.name != ".links"} == set(closure)
