@@ -14,7 +14,7 @@
 #include "core/trash.h"
 
 /* One step, after which everybody else has his turn. */
-enum { SLICE_USEC = 8 * 1000, TELL_USEC = 100 * 1000 };
+enum { SLICE_USEC = 5 * 1000, TELL_USEC = 100 * 1000 };
 
 static void start_next(struct gc *gc);
 

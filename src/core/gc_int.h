@@ -41,7 +41,7 @@ struct gc_order {
 	uint32_t *v;	       /* dead nodes, referrers first */
 	size_t n, next;
 	uint32_t node;
-	int pass;
+	bool counted;
 };
 
 struct gc {

@@ -124,23 +124,28 @@ static void count_node(struct gc *gc, uint32_t v)
 		gc->order.n_referrers[refs->to[i]]++;
 }
 
-static void seed_node(struct gc *gc, uint32_t v)
-{
-	struct gc_order *o = &gc->order;
-
-	if (!gc->graph.live[v] && o->n_referrers[v] == 0)
-		o->v[o->n++] = v;
-}
-
-/* Whoever became live since it was counted holds back only what is live with it. */
-static void release_refs(struct gc *gc, uint32_t v)
+/* From the newest row to the oldest: what refers is nearly always younger than what it refers to,
+ * so this is an order already, and one in which the database finds its pages beside each other.
+ * What it has passed comes when its last referrer has come. Whoever became live since he was
+ * counted holds back only what is live with him. */
+static void order_node(struct gc *gc, uint32_t i)
 {
 	const struct graph_edges *refs = &gc->graph.refs;
 	struct gc_order *o = &gc->order;
+	uint32_t here = gc->graph.n - 1 - i;
 
-	for (uint32_t i = refs->first[v]; i < refs->first[v + 1]; i++)
-		if (--o->n_referrers[refs->to[i]] == 0 && !gc->graph.live[refs->to[i]])
-			o->v[o->n++] = refs->to[i];
+	if (!gc->graph.live[here] && o->n_referrers[here] == 0)
+		o->v[o->n++] = here;
+	for (; o->next < o->n; o->next++) {
+		uint32_t v = o->v[o->next];
+
+		for (uint32_t k = refs->first[v]; k < refs->first[v + 1]; k++) {
+			uint32_t to = refs->to[k];
+
+			if (--o->n_referrers[to] == 0 && to > here && !gc->graph.live[to])
+				o->v[o->n++] = to;
+		}
+	}
 }
 
 /* With delete_referrers: who refers to a wanted path is wanted too, through all edges that keep.
@@ -192,32 +197,17 @@ static int each_node(struct gc *gc, uint64_t until_usec, void (*fn)(struct gc *g
 	return 0;
 }
 
-static int each_ordered(struct gc *gc, uint64_t until_usec)
-{
-	struct gc_order *o = &gc->order;
-
-	while (o->next < o->n) {
-		release_refs(gc, o->v[o->next++]);
-		if (o->next % NODES_PER_LOOK == 0 && now_usec() >= until_usec)
-			return GRAPH_MORE;
-	}
-	o->next = 0;
-	return 0;
-}
-
 int gc_order_step(struct gc *gc, uint64_t until_usec)
 {
 	struct gc_order *o = &gc->order;
 	int r;
 
-	if (o->pass == 0)
-		r = each_node(gc, until_usec, count_node);
-	else if (o->pass == 1)
-		r = each_node(gc, until_usec, seed_node);
-	else
-		r = each_ordered(gc, until_usec);
-	if (r != 0 || ++o->pass < 3)
+	r = each_node(gc, until_usec, o->counted ? order_node : count_node);
+	if (r != 0 || !o->counted) {
+		o->counted |= r == 0;
 		return GRAPH_MORE;
+	}
+	o->next = 0;
 	spread_wanted(gc);
 	gc->progress.n_expected = o->n;
 	return 0;

@@ -15,14 +15,13 @@
 #include "core/place.h"
 #include "core/trash.h"
 
-enum { NAMES_PER_LOOK = 64, FOREIGN_TOLD_MAX = 10 };
+enum { ROWS_PER_LOOK = 8, NAMES_PER_LOOK = 64, FOREIGN_TOLD_MAX = 10 };
 
 /* ---- rounds over valid paths ---- */
 
 /* The parent of a directory that moves is written into it, which takes its owner. */
-static bool is_movable(const struct gc *gc, const char *name, const struct stat *st)
+static bool is_movable(const struct gc *gc, const struct stat *st)
 {
-	(void)name;
 	return st->st_uid == gc->core->uid || (!S_ISDIR(st->st_mode) && gc->core->owns_store);
 }
 
@@ -42,64 +41,67 @@ static bool is_dead(const struct gc *gc, uint32_t v)
 	return !gc->graph.live[v] && (!gc->order.wanted || gc->order.wanted[v]);
 }
 
-/* Fills the round's batch with what is dead now. */
-static void choose(struct gc *gc)
+/* Dead, and its files can be moved away. */
+static bool may_go(struct gc *gc, uint32_t v)
 {
-	struct gc_order *o = &gc->order;
+	struct stat st;
 
-	gc->batch.n = 0;
-	while (o->next < o->n && gc->batch.n < ELEMENTS(gc->batch.v) && !gc->limit_reached) {
-		uint32_t v = o->v[o->next++];
-		const char *name = graph_name(&gc->graph, v);
-		struct stat st;
-
-		if (!is_dead(gc, v))
-			continue;
-		if (fstatat(gc->core->store_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-		    !is_movable(gc, name, &st)) {
-			keep_foreign(gc, v, &st);
-			continue;
-		}
-		gc->batch.v[gc->batch.n++] = v;
-		gc->progress.freed += gc->graph.nar_size[v];
-		gc->limit_reached = gc->progress.freed > gc->head->o.max_freed;
-	}
+	if (!is_dead(gc, v))
+		return false;
+	if (fstatat(gc->core->store_fd, graph_name(&gc->graph, v), &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    is_movable(gc, &st))
+		return true;
+	keep_foreign(gc, v, &st);
+	return false;
 }
 
 /* A row that is needed after all (by one that came since the snapshot and was not told to us)
  * stays, and its files with it. */
-static int delete_rows(struct gc *gc)
+static int delete_row(struct gc *gc, uint32_t v)
 {
-	size_t kept = 0;
-	int r = 0;
+	int r = db_delete_id(gc->core->db, gc->graph.id[v]);
 
-	for (size_t i = 0; i < gc->batch.n; i++) {
-		uint32_t v = gc->batch.v[i];
-
-		r = db_delete_id(gc->core->db, gc->graph.id[v]);
-		if (r == -EBUSY) {
-			log_warn("'%s' is referred to by a path that is new: it stays",
-				 graph_name(&gc->graph, v));
-			gc_pin(gc->core, graph_name(&gc->graph, v));
-			gc->progress.freed -= gc->graph.nar_size[v];
-			continue;
-		}
-		if (r < 0)
-			return r;
-		gc->batch.v[kept++] = v;
+	if (r == -EBUSY) {
+		log_warn("'%s' is referred to by a path that is new: it stays",
+			 graph_name(&gc->graph, v));
+		gc_pin(gc->core, graph_name(&gc->graph, v));
+		return 0;
 	}
-	gc->batch.n = kept;
+	if (r < 0)
+		return r;
+	gc->batch.v[gc->batch.n++] = v;
+	gc->progress.freed += gc->graph.nar_size[v];
+	gc->limit_reached = gc->progress.freed > gc->head->o.max_freed;
 	return 0;
 }
 
-static int commit_rows(struct gc *gc, struct err *e)
+/* As many as the time allows. */
+static int delete_rows(struct gc *gc, uint64_t until_usec)
+{
+	struct gc_order *o = &gc->order;
+	int r = 0;
+
+	gc->batch.n = 0;
+	while (r == 0 && o->next < o->n && gc->batch.n < ELEMENTS(gc->batch.v) &&
+	       !gc->limit_reached) {
+		uint32_t v = o->v[o->next++];
+
+		if (may_go(gc, v))
+			r = delete_row(gc, v);
+		if (o->next % ROWS_PER_LOOK == 0 && now_usec() >= until_usec)
+			break;
+	}
+	return r;
+}
+
+static int commit_rows(struct gc *gc, uint64_t until_usec, struct err *e)
 {
 	struct db *db = gc->core->db;
 	int r = db_begin(db);
 
 	if (r < 0)
 		return err_errno(e, r, "starting a transaction in the store database");
-	r = delete_rows(gc);
+	r = delete_rows(gc, until_usec);
 	if (r < 0) {
 		db_rollback(db);
 		return err_errno(e, r, "deleting rows of the store database");
@@ -136,9 +138,7 @@ int gc_sweep_round(struct gc *gc, uint64_t until_usec, struct err *e)
 	do {
 		/* What is added in this loop round must be on record: it may refer to anything. */
 		place_flush(gc->core->place);
-		choose(gc);
-		if (gc->batch.n > 0)
-			r = commit_rows(gc, e);
+		r = commit_rows(gc, until_usec, e);
 		if (r == 0)
 			r = throw_files(gc, e);
 		if (r != 0)
