@@ -77,6 +77,7 @@ class Daemon:
         self.own_conf = ""  # more of airplant.conf
         self.change = lambda argv: argv  # of the core's command line, by a test
         self.roots_setting = "own"
+        self.subids = 128
         self.store, self.state = self.base / "store", self.base / "var/nix"
         self.log, self.etc = self.base / "var/log/nix", self.base / "etc"
         self.socket = self.base / "socket"
@@ -182,7 +183,7 @@ class Daemon:
         """The daemon alone sees /etc/subuid and /etc/subgid with a grant: the machine's stay as they are."""
         binds = ""
         for name in ("subuid", "subgid"):
-            (self.etc / name).write_text(f"{DAEMON}:{SUBID_START}:{128}\n")
+            (self.etc / name).write_text(f"{DAEMON}:{SUBID_START}:{self.subids}\n")
             binds += f"{{ [ -e /etc/{name} ] || touch /etc/{name}; }} && mount --bind {self.etc}/{name} /etc/{name} && "
         return ["unshare", "--mount", "--propagation", "private", "sh", "-c", binds + 'exec "$@"', "sh", *argv]
 

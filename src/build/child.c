@@ -41,10 +41,10 @@ static void make_dumpable(void)
 	(void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* if it failed, writing the maps fails */
 }
 
-static int take_slot_id(struct err *e)
+static int take_slot_id(const struct build *b, struct err *e)
 {
 	/* Where the kernel lets us (mode broker); elsewhere the groups stay, unmapped. */
-	if (setgroups(0, NULL) < 0 && errno != EPERM)
+	if (!b->s.kvm && setgroups(0, NULL) < 0 && errno != EPERM)
 		return err_errno(e, -errno, "setgroups failed");
 	if (setresgid(0, 0, 0) < 0)
 		return err_errno(e, -errno, "setgid failed");
@@ -65,33 +65,36 @@ static int leave_keyring(struct err *e)
 }
 
 /* The kernel remembers the limit at which a user namespace was made, and never has more processes
- * in it (from Linux 5.14 on); the builder itself sees the limit it would have seen anyway. */
-static int unshare_counted(uint64_t max_procs)
+ * in it (from Linux 5.14 on); the builder itself sees the limit it would have seen anyway. Called
+ * before and, with the same `old`, after that. */
+static int limit_procs(uint64_t max_procs, struct rlimit *old)
 {
-	struct rlimit old, limit;
-	int r = 0;
+	struct rlimit limit;
 
-	if (getrlimit(RLIMIT_NPROC, &old) < 0)
+	if (getrlimit(RLIMIT_NPROC, old) < 0)
 		return -errno;
-	limit = old;
+	limit = *old;
 	if (max_procs && max_procs < limit.rlim_cur)
 		limit.rlim_cur = (rlim_t)max_procs;
-	if (setrlimit(RLIMIT_NPROC, &limit) < 0)
-		return -errno;
-	if (unshare(CLONE_NEWUSER) < 0)
-		r = -errno;
-	if (setrlimit(RLIMIT_NPROC, &old) < 0 && r == 0)
-		r = -errno;
-	return r;
+	return setrlimit(RLIMIT_NPROC, &limit) < 0 ? -errno : 0;
+}
+
+static int unlimit_procs(const struct rlimit *old)
+{
+	return setrlimit(RLIMIT_NPROC, old) < 0 ? -errno : 0;
 }
 
 /* The inner namespace I: it maps the slot and nothing else. */
 static int enter_inner(const struct build *b, const struct identity *id, struct err *e)
 {
+	struct rlimit procs;
 	char text[64];
-	int r;
+	int r = limit_procs(b->s.max_procs, &procs);
 
-	r = unshare_counted(b->s.max_procs);
+	if (r == 0 && unshare(CLONE_NEWUSER) < 0)
+		r = -errno;
+	if (r == 0)
+		r = unlimit_procs(&procs);
 	if (r < 0)
 		return err_errno(e, r, "creating the builder's user namespace");
 	make_dumpable();
@@ -175,16 +178,16 @@ static void reset_process(void)
 	}
 }
 
-int child_become_slot(struct err *e)
+int child_become_slot(const struct build *b, struct err *e)
 {
-	int r = take_slot_id(e);
+	int r = take_slot_id(b, e);
 
 	reset_process();
 	return r < 0 ? r : leave_keyring(e);
 }
 
 /* The supervisor's fd lies in the supervisor's mount namespace, where the child cannot mount. */
-static int reopen_scratch(struct build *b, struct err *e)
+int child_reopen_scratch(struct build *b, struct err *e)
 {
 	int fd = open(b->s.scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
@@ -195,6 +198,41 @@ static int reopen_scratch(struct build *b, struct err *e)
 	return 0;
 }
 
+/* Waits for the supervisor's word. */
+static bool hears(int fd, char word)
+{
+	char c = 0;
+	ssize_t n;
+
+	do
+		n = read(fd, &c, 1);
+	while (n < 0 && errno == EINTR);
+	return n == 1 && c == word;
+}
+
+/* The last steps, in the builder's root and with its ids. */
+static int settle(struct build *b, const struct identity *id, struct err *e)
+{
+	int r;
+
+	set_personality(b);
+	/* Cleared by the change of ids before. A supervisor that died meanwhile is noticed by the
+	 * caller, when the way back is gone. A builder may clear it again: then the core, which has
+	 * its pidfd, ends it. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+		return err_errno(e, -errno, "setting death signal");
+	r = privileges_drop(b, e);
+	return r < 0 ? r : privileges_check(b, id, e);
+}
+
+/* Here, where the build's own cgroup is the one that becomes its root. */
+static int leave_cgroups(struct err *e)
+{
+	return unshare(CLONE_NEWCGROUP) < 0
+		       ? err_errno(e, -errno, "creating the builder's cgroup namespace")
+		       : 0;
+}
+
 static int prepare(struct build *b, struct err *e)
 {
 	bool sandbox = b->s.sandbox == SANDBOX_ON;
@@ -203,12 +241,11 @@ static int prepare(struct build *b, struct err *e)
 
 	if (!sandbox && b->ids.mode == IDS_SINGLE)
 		id = (struct identity){ (unsigned int)b->host_uid, (unsigned int)b->host_gid };
-	r = child_become_slot(e);
-	/* Here, where the build's own cgroup is the one that becomes its root. */
-	if (r == 0 && sandbox && unshare(CLONE_NEWCGROUP) < 0)
-		r = err_errno(e, -errno, "creating the builder's cgroup namespace");
+	r = child_become_slot(b, e);
+	if (r == 0 && sandbox)
+		r = leave_cgroups(e);
 	if (r == 0)
-		r = reopen_scratch(b, e);
+		r = child_reopen_scratch(b, e);
 	if (r == 0)
 		r = root_scratch(b, e);
 	if (r == 0)
@@ -217,16 +254,25 @@ static int prepare(struct build *b, struct err *e)
 		r = set_stdio(b, e);
 	if (r == 0)
 		r = enter_inner(b, &id, e);
-	if (r < 0)
-		return r;
-	set_personality(b);
-	/* Cleared by the change of ids above. A supervisor that died meanwhile is noticed by the
-	 * caller, when the way back is gone. A builder may clear it again: then the core, which has
-	 * its pidfd, ends it. */
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
-		return err_errno(e, -errno, "setting death signal");
-	r = privileges_drop(b, e);
-	return r < 0 ? r : privileges_check(b, &id, e);
+	return r < 0 ? r : settle(b, &id, e);
+}
+
+/* Born in I, which maps nothing yet. */
+static int prepare_range(struct build *b, struct err *e)
+{
+	const struct identity id = { 0, 0 };
+	int r = hears(b->status_fd, 'M') ? 0
+					 : err_set(e, -ESRCH, "the supervisor did not map its ids");
+
+	if (r == 0)
+		r = child_become_slot(b, e);
+	if (r == 0)
+		r = leave_cgroups(e);
+	if (r == 0)
+		r = root_finish(b, e);
+	if (r == 0)
+		r = set_stdio(b, e);
+	return r < 0 ? r : settle(b, &id, e);
 }
 
 /* argv or environment as exec wants it. */
@@ -260,22 +306,11 @@ fail:
 	_exit(1);
 }
 
-static bool may_go(int fd)
-{
-	char c = 0;
-	ssize_t n;
-
-	do
-		n = read(fd, &c, 1);
-	while (n < 0 && errno == EINTR);
-	return n == 1 && c == 'G';
-}
-
 static _noreturn_ void child_main(struct build *b)
 {
 	struct err e = { 0 };
 
-	if (prepare(b, &e) < 0) {
+	if ((is_range(b) ? prepare_range(b, &e) : prepare(b, &e)) < 0) {
 		const char *text = err_msg(&e);
 
 		(void)write_full(b->status_fd, text,
@@ -284,54 +319,89 @@ static _noreturn_ void child_main(struct build *b)
 	}
 	/* Fails when the supervisor died before the death signal was set, or dies before the core
 	 * knows this process. */
-	if (write_full(b->status_fd, "S", 1) < 0 || !may_go(b->status_fd))
+	if (write_full(b->status_fd, "S", 1) < 0 || !hears(b->status_fd, 'G'))
 		_exit(1);
 	close_fdp(&b->status_fd);
 	close_fdp(&b->lease_fd);
 	run_builder(b);
 }
 
-int child_start(struct build *b, struct err *e)
+static uint64_t clone_flags(const struct build *b)
 {
-	int pair[2], pidfd = -1;
-	struct clone_args args = {
-		.flags = CLONE_PIDFD | CLONE_NEWPID | CLONE_NEWNS,
-		.pidfd = (uint64_t)(uintptr_t)&pidfd,
-		.exit_signal = SIGCHLD,
-	};
-	long pid;
+	uint64_t flags = CLONE_PIDFD | CLONE_NEWPID | CLONE_NEWNS;
 
-	/* Its network namespace is the supervisor's own: see ns_warm() and net_start(). */
-	if (b->s.sandbox == SANDBOX_ON && !b->warm)
-		args.flags |= CLONE_NEWIPC | CLONE_NEWUTS;
-	if (b->cgroup >= 0) {
-		args.flags |= CLONE_INTO_CGROUP;
-		args.cgroup = (uint64_t)b->cgroup;
+	/* Else its network namespace is the supervisor's own: see ns_warm() and net_start(). */
+	if (is_range(b))
+		flags |= CLONE_NEWUSER | (b->s.fixed ? 0 : CLONE_NEWNET);
+	if (is_range(b) || (b->s.sandbox == SANDBOX_ON && !b->warm))
+		flags |= CLONE_NEWIPC | CLONE_NEWUTS;
+	return flags | (b->cgroup >= 0 ? CLONE_INTO_CGROUP : 0);
+}
+
+/* The pid in the parent; the child does not return. */
+static long clone_builder(struct build *b, int pair[2], int *ret_pidfd)
+{
+	struct clone_args args = {
+		.flags = clone_flags(b),
+		.pidfd = (uint64_t)(uintptr_t)ret_pidfd,
+		.exit_signal = SIGCHLD,
+		.cgroup = b->cgroup >= 0 ? (uint64_t)b->cgroup : 0,
+	};
+	struct rlimit procs = { 0 };
+	long pid = is_range(b) ? limit_procs(b->s.max_procs, &procs) : 0;
+
+	if (pid == 0) {
+		pid = syscall(SYS_clone3, &args, sizeof(args));
+		pid = pid < 0 ? -errno : pid;
 	}
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return err_errno(e, -errno, "creating a socket pair");
-	pid = syscall(SYS_clone3, &args, sizeof(args));
+	if (is_range(b) && unlimit_procs(&procs) < 0 && pid == 0)
+		_exit(1); /* more than it should have: the supervisor reads the end */
 	if (pid == 0) {
 		close(pair[0]);
 		b->status_fd = pair[1];
 		child_main(b);
 	}
+	return pid;
+}
+
+int child_start(struct build *b, struct err *e)
+{
+	int pair[2], pidfd = -1, r = 0;
+	long pid;
+
+	if (is_range(b)) {
+		r = range_root(b, e);
+		if (r == 0)
+			r = cgroup_delegate(b, e);
+		if (r < 0)
+			return r;
+	}
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_errno(e, -errno, "creating a socket pair");
+	pid = clone_builder(b, pair, &pidfd);
 	close(pair[1]);
 	if (pid < 0) {
 		close(pair[0]);
 		char why[512];
-		int r = -errno;
 
-		confine_explain_namespaces((int)args.flags, why, sizeof(why));
-		return err_errno(e, r, "a build cannot be isolated: %s", why);
+		confine_explain_namespaces((int)clone_flags(b), why, sizeof(why));
+		return err_errno(e, (int)pid, "a build cannot be isolated: %s", why);
 	}
 	b->status_fd = pair[0];
 	b->pid = (pid_t)pid;
 	b->pidfd = pidfd;
 	close_fdp(&b->slave);
+	if (is_range(b)) {
+		r = range_map(b, e);
+		if (r == 0)
+			r = range_leave(b, e);
+		if (r < 0)
+			child_end(b);
+	}
 	/* Older kernels cannot: then the builder's end takes as long as its unmounting. */
-	b->mounts_fd = ioctl(pidfd, GET_MOUNT_NAMESPACE, 0);
-	return 0;
+	if (r == 0)
+		b->mounts_fd = ioctl(pidfd, GET_MOUNT_NAMESPACE, 0);
+	return r;
 }
 
 void child_end(struct build *b)

@@ -110,9 +110,9 @@ int ns_outer(struct build *b, struct err *e)
 	r = receive_ids(b, e);
 	if (r != 0)
 		return r;
-	if (b->ids.count != 1)
-		return err_set(e, -EINVAL, "this build was given %llu ids, but it can use one only",
-			       (unsigned long long)b->ids.count);
+	if (b->ids.count != b->s.n_ids)
+		return err_set(e, -EINVAL, "this build was given %llu ids instead of %llu",
+			       (unsigned long long)b->ids.count, (unsigned long long)b->s.n_ids);
 	if (b->ids.mode == IDS_SINGLE) {
 		r = ns_map_own(b->host_uid, b->host_gid, e);
 		if (r < 0)

@@ -94,7 +94,7 @@ static int set_fds(int netns, int out, struct err *e)
 static int become_pasta(struct build *b, int sock, int out, struct err *e)
 {
 	_cleanup_close_ int netns = -1;
-	int r = child_become_slot(e);
+	int r = child_become_slot(b, e);
 
 	if (r == 0 && prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
 		r = err_errno(e, -errno, "setting death signal");

@@ -42,7 +42,8 @@ static int check_present(struct work *w, const struct build_output *o, struct st
 			       "\"%s/%s\"" C_NORMAL,
 			       s->store_dir, s->drv, o->name, s->store_dir, o->path);
 	}
-	if ((!S_ISLNK(st->st_mode) && (st->st_mode & (S_IWGRP | S_IWOTH))) || st->st_uid != 0)
+	if ((!S_ISLNK(st->st_mode) && (st->st_mode & (S_IWGRP | S_IWOTH))) ||
+	    st->st_uid >= w->b->s.n_ids)
 		return err_set(e, REJECTED,
 			       "suspicious ownership or permission on " C_MAGENTA
 			       "\"%s/%s\"" C_NORMAL " for output " Q_ARG
@@ -85,6 +86,7 @@ static int take_output(struct work *w, const struct build_output *o, struct err 
 		.uid = 0,
 		.new_uid = chown ? b->owner_uid : (uid_t)-1,
 		.new_gid = chown ? b->owner_gid : (gid_t)-1,
+		.n_uids = (uid_t)b->s.n_ids,
 	};
 	struct stat st;
 	int r = check_present(w, o, &st, e);
@@ -100,6 +102,7 @@ static int take_output(struct work *w, const struct build_output *o, struct err 
 		r = tree_result(tree_copy(w->store, o->path, w->out, o->path, e), w, o, e);
 		if (r == 0) {
 			owner.uid = b->owner_uid;
+			owner.n_uids = 1;
 			owner.new_uid = (uid_t)-1;
 			owner.new_gid = (gid_t)-1;
 			r = tree_result(tree_canonicalise(w->out, o->path, &owner, e), w, o, e);

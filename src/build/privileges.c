@@ -66,8 +66,11 @@ static int drop_capabilities(struct err *e)
 static int install_filter(const struct build *b, struct err *e)
 {
 	bool i386 = !strcmp(b->s.platform, "i686-linux");
-	const struct sock_fprog *program = confine_builder_filter(
-		b->s.nested ? CONFINE_BUILDER_NESTED : CONFINE_BUILDER_PLAIN, i386);
+	const struct sock_fprog *program =
+		confine_builder_filter(is_range(b)   ? CONFINE_BUILDER_RANGE
+				       : b->s.nested ? CONFINE_BUILDER_NESTED
+						     : CONFINE_BUILDER_PLAIN,
+				       i386);
 
 	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0) < 0)
 		return err_errno(e, -errno,
@@ -76,10 +79,23 @@ static int install_filter(const struct build *b, struct err *e)
 	return 0;
 }
 
+/* Root of its own ids keeps its capabilities: they reach what belongs to its namespace. */
+static int confine_root(const struct build *b, struct err *e)
+{
+	int r;
+
+	if (!b->s.allow_new_privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return err_errno(e, -errno, "failed to set PR_SET_NO_NEW_PRIVS");
+	r = scope_sockets(e);
+	return r == 0 && b->s.filter_syscalls ? install_filter(b, e) : r;
+}
+
 int privileges_drop(const struct build *b, struct err *e)
 {
 	int r;
 
+	if (is_range(b))
+		return confine_root(b, e);
 	if (b->s.allow_new_privileges) {
 		/* Without no_new_privs both take a capability to install. */
 		r = scope_sockets(e);
@@ -96,8 +112,8 @@ int privileges_drop(const struct build *b, struct err *e)
 	return r == 0 && b->s.filter_syscalls ? install_filter(b, e) : r;
 }
 
-/* /proc/self/<name> must hold exactly one extent: `inside` mapped to the slot. */
-static bool map_is(const char *path, unsigned int inside)
+/* /proc/self/<name> must hold exactly one extent: `inside` and up mapped to the slot. */
+static bool map_is(const char *path, unsigned int inside, uint64_t count)
 {
 	_cleanup_free_ char *text = NULL;
 	unsigned int a, b, c;
@@ -105,7 +121,7 @@ static bool map_is(const char *path, unsigned int inside)
 
 	return read_file_at(AT_FDCWD, path, 4096, &text, NULL) == 0 &&
 	       sscanf(text, " %u %u %u %n", &a, &b, &c, &used) == 3 && a == inside && b == 0 &&
-	       c == 1 && !text[used];
+	       c == count && !text[used];
 }
 
 /* All five sets. Ambient capabilities are inheritable ones, of which there are none. */
@@ -134,10 +150,11 @@ static int check_identity(const struct build *b, const struct identity *id, stru
 	if (getresuid(&r, &u, &s) < 0 || r != id->uid || u != id->uid || s != id->uid ||
 	    getresgid(&rg, &g, &sg) < 0 || rg != id->gid || g != id->gid || sg != id->gid)
 		return err_set(e, -EPERM, "the builder does not have its own identity");
-	if (!map_is("/proc/self/uid_map", id->uid) || !map_is("/proc/self/gid_map", id->gid))
+	if (!map_is("/proc/self/uid_map", id->uid, b->s.n_ids) ||
+	    !map_is("/proc/self/gid_map", id->gid, b->s.n_ids))
 		return err_set(e, -EPERM,
 			       "the builder's user namespace does not map what it should");
-	if (b->ids.mode == IDS_BROKER && getgroups(0, NULL) != 0)
+	if (b->ids.mode == IDS_BROKER && !b->s.kvm && getgroups(0, NULL) != 0)
 		return err_set(e, -EPERM, "the builder has supplementary groups");
 	return 0;
 }
@@ -155,9 +172,9 @@ int privileges_check(const struct build *b, const struct identity *id, struct er
 	/* The kernel says "(unreachable)" of a directory outside of the root. */
 	if (!getcwd(cwd, sizeof(cwd)) || cwd[0] != '/')
 		return err_set(e, -EPERM, "the builder is outside of its root directory");
-	if (has_capabilities())
+	if (!is_range(b) && has_capabilities())
 		return err_set(e, -EPERM, "the builder still has capabilities");
-	if (prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) != LOCKED_BITS)
+	if (!is_range(b) && prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) != LOCKED_BITS)
 		return err_set(e, -EPERM, "the builder's securebits are open");
 	if (!b->s.allow_new_privileges && prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1)
 		return err_set(e, -EPERM, "the builder could gain privileges");

@@ -33,7 +33,7 @@ int root_proc(const struct build *b, struct err *e)
 	if (mkdir("proc", 0555) < 0 ||
 	    mount("none", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 		return err_errno(e, -errno, "mounting /proc");
-	if (b->s.nested)
+	if (b->s.nested || is_range(b))
 		return 0;
 	for (size_t i = 0; i < ELEMENTS(hidden); i++) {
 		r = mount("/dev/null", hidden[i], NULL, MS_BIND, NULL) < 0 ? -errno : 0;

@@ -381,6 +381,14 @@ static int make_dev(struct build *b, struct err *e)
 		if (r < 0)
 			return r;
 	}
+	if (b->s.kvm) {
+		int r = bind_path("/dev/kvm", "dev/kvm", false, e);
+
+		if (r >= 0)
+			r = restrict_bind(b, "/dev/kvm", "dev/kvm", MOUNT_ATTR_NOEXEC, e);
+		if (r < 0)
+			return r;
+	}
 	for (size_t i = 0; i < ELEMENTS(links); i++)
 		if (symlink(links[i][0], links[i][1]) < 0)
 			return err_errno(e, -errno, "creating symlink '/%s'", links[i][1]);
@@ -546,6 +554,8 @@ static int seal_dirs(struct build *b, struct err *e)
 		if (strcmp(parents, "tmp") != 0 && chmod(parents, 0555) < 0)
 			return err_errno(e, -errno, "sealing '/%s'", parents);
 	}
+	if (is_range(b))
+		return 0; /* its root may write everywhere; these are for containers as well */
 	if (!has_bind(b, "/dev") && (chmod("dev", 0555) < 0 || chmod("etc", 0555) < 0))
 		return err_errno(e, -errno, "sealing '/dev' and '/etc'");
 	return chmod(".", 0555) < 0 ? err_errno(e, -errno, "sealing '/'") : 0;
@@ -565,7 +575,7 @@ static int build_root(struct build *b, struct err *e)
 		r = make_etc(b, e);
 	if (r == 0)
 		r = bind_configured(b, e);
-	if (r == 0)
+	if (r == 0 && !is_range(b))
 		r = root_proc(b, e);
 	if (r == 0)
 		r = seal_dirs(b, e);
@@ -585,20 +595,27 @@ static int enter_outer_root(const struct build *b)
 	return mkdir("root", 0700);
 }
 
-int root_enter(struct build *b, struct err *e)
+void root_path(const struct build *b, char *ret, size_t size)
 {
-	int r = set_names(e);
+	snprintf(ret, size, "%s%s", b->s.scratch, b->s.inputs.n < MANY_INPUTS ? "" : "/root");
+}
 
-	if (r < 0)
-		return r;
+int root_make(struct build *b, struct err *e)
+{
+	char root[4096];
+
+	root_path(b, root, sizeof(root));
 	if (enter_outer_root(b) < 0 ||
-	    mount("airplant", b->s.inputs.n < MANY_INPUTS ? b->s.scratch : "root", "tmpfs",
-		  MS_NOSUID | MS_NODEV, "mode=0755,size=16m,nr_inodes=64k") < 0 ||
-	    chdir(b->s.inputs.n < MANY_INPUTS ? b->s.scratch : "root") < 0)
+	    mount("airplant", root, "tmpfs", MS_NOSUID | MS_NODEV,
+		  "mode=0755,size=16m,nr_inodes=64k") < 0 ||
+	    chdir(root) < 0)
 		return err_errno(e, -errno, "mounting the builder's root directory");
-	r = build_root(b, e);
-	if (r < 0)
-		return r;
+	return build_root(b, e);
+}
+
+/* The working directory is the new root; the old one goes. */
+static int pivot(const struct build *b, struct err *e)
+{
 	if (syscall(SYS_pivot_root, ".", ".") < 0)
 		return err_errno(e, -errno, "cannot pivot old root directory");
 	if (umount2(".", MNT_DETACH) < 0)
@@ -606,4 +623,62 @@ int root_enter(struct build *b, struct err *e)
 	if (chdir("/") < 0 || chdir(b->s.build_dir) < 0)
 		return err_errno(e, -errno, "changing into " Q_PATH, b->s.build_dir);
 	return 0;
+}
+
+int root_enter(struct build *b, struct err *e)
+{
+	int r = set_names(e);
+
+	if (r == 0)
+		r = root_make(b, e);
+	return r < 0 ? r : pivot(b, e);
+}
+
+/* /sys of the build's network namespace, and its cgroup. A fixed output's network is not its own.
+ */
+static int make_sys(const struct build *b, struct err *e)
+{
+	const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+
+	if (mkdir("sys", 0555) < 0)
+		return err_errno(e, -errno, "creating '/sys'");
+	if (!b->s.fixed && mount("none", "sys", "sysfs", flags | MS_RDONLY, NULL) < 0)
+		return err_errno(e, -errno, "mounting /sys");
+	if (b->s.fixed && make_dirs("sys/fs/cgroup", false) < 0)
+		return err_errno(e, -errno, "creating '/sys/fs/cgroup'");
+	if (b->cgroup >= 0 && mount("none", "sys/fs/cgroup", "cgroup2", flags, NULL) < 0)
+		return err_errno(e, -errno, "mounting /sys/fs/cgroup");
+	return 0;
+}
+
+/* Every mount came locked to its place from the namespace before, and a locked one cannot become
+ * the root: a copy of the whole tree can. */
+static int unlock_root(struct err *e)
+{
+	_cleanup_close_ int fd = (int)syscall(SYS_open_tree, AT_FDCWD, ".",
+					      OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+
+	if (fd < 0 || syscall(SYS_move_mount, fd, "", AT_FDCWD, ".", MOVE_MOUNT_F_EMPTY_PATH) < 0 ||
+	    fchdir(fd) < 0)
+		return err_errno(e, -errno, "copying the builder's root directory");
+	return 0;
+}
+
+int root_finish(struct build *b, struct err *e)
+{
+	int r = set_names(e);
+
+	/* Its own network namespace, where that is not the one that net_start() made. */
+	if (r == 0 && !b->s.fixed) {
+		r = root_loopback();
+		if (r < 0)
+			(void)err_errno(e, r, "cannot set loopback interface flags");
+	}
+	if (r == 0)
+		r = root_proc(b, e);
+	if (r == 0)
+		r = make_sys(b, e);
+	if (r == 0)
+		r = unlock_root(e);
+	return r < 0 ? r : pivot(b, e);
 }

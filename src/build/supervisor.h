@@ -56,6 +56,12 @@ struct build {
 	struct rusage usage;
 };
 
+/* Is the builder root of a range of ids (the feature uid-range)? */
+static inline bool is_range(const struct build *b)
+{
+	return b->s.n_ids > 1;
+}
+
 /* namespace.c */
 /* Before BUILD_START: everything that is the same for each sandboxed build without a network. It
  * unshares O with a network, IPC and UTS namespace and asks for ids. */
@@ -75,7 +81,7 @@ int ns_retreat_to(const char *dir, int *top, struct err *e);
 /* child.c */
 int child_start(struct build *b, struct err *e);
 /* Takes the slot's ids and leaves the daemon's groups, signals and keyring. */
-int child_become_slot(struct err *e);
+int child_become_slot(const struct build *b, struct err *e);
 /* Kills the child and everything it started, and waits until all of it is dead. */
 void child_end(struct build *b);
 
@@ -87,12 +93,26 @@ struct identity {
 int privileges_drop(const struct build *b, struct err *e);
 int privileges_check(const struct build *b, const struct identity *id, struct err *e);
 
+int child_reopen_scratch(struct build *b, struct err *e);
+
+/* range.c: around the clone of a builder that is root of its ids. range_root() makes its root
+ * directory and goes there; range_map() maps its ids and lets it go on; range_leave() goes away
+ * from the builder's mounts, which are its own by then. */
+int range_root(struct build *b, struct err *e);
+int range_map(struct build *b, struct err *e);
+int range_leave(struct build *b, struct err *e);
+
 /* root.c; runs in the child, as the slot's id with the capabilities of O. Afterwards "/" is the
  * builder's root and the working directory is the build directory. */
 int root_scratch(struct build *b, struct err *e);
 /* Sets the loopback interface of the process's network namespace up. 0 or -errno. */
 int root_loopback(void);
 int root_enter(struct build *b, struct err *e);
+/* The same in two steps, for a range: what takes O's capabilities, and what takes those of I; the
+ * working directory is that of root_path() at the start of the second. */
+int root_make(struct build *b, struct err *e);
+int root_finish(struct build *b, struct err *e);
+void root_path(const struct build *b, char *ret, size_t size);
 /* proc.c: mounts "proc" in the working directory. */
 int root_proc(const struct build *b, struct err *e);
 /* host.c: the same without a sandbox. The host's files, with the store covered by an overlay. */

@@ -50,11 +50,14 @@ static const struct call io_uring[] = {
 static const struct call machine[] = {
 	CALL("kexec_load"), CALL("kexec_file_load"), CALL("init_module"), CALL("finit_module"),
 	CALL("delete_module"), CALL("swapon"), CALL("swapoff"), CALL("acct"), CALL("iopl"),
-	CALL("ioperm"), CALL("reboot"), CALL("quotactl"), CALL("quotactl_fd"),
+	CALL("ioperm"), CALL("quotactl"), CALL("quotactl_fd"),
 	CALL("open_by_handle_at"), CALL("syslog"), CALL("bpf"), CALL("perf_event_open"),
 	CALL("userfaultfd"), CALL("settimeofday"), CALL("clock_settime"), CALL("clock_settime64"),
 	END,
 };
+
+/* Inside a pid namespace it ends that namespace; only root of it may. */
+static const struct call reboots[] = { CALL("reboot"), END };
 
 /* Keys are counted and found by uid, across namespaces. */
 static const struct call keyrings[] = {
@@ -121,6 +124,7 @@ static const struct numbers nested_numbers[] = {
 	{ NR_SETXATTRAT, NR_REMOVEXATTRAT, ENOTSUP },
 	{ 0 },
 };
+static const struct numbers range_numbers[] = { { 0 } };
 
 /* Left open with intent: ptrace, process_vm_*, pidfd_getfd (a build's own processes; debuggers are
  * tested in builds), chroot and set*id (they need what a builder lacks), personality and
@@ -137,6 +141,7 @@ const struct profile confine_builders[N_BUILDERS] = {
 			{ ENOTSUP, xattrs },
 			{ ENOSYS, io_uring },
 			{ EPERM, machine },
+			{ EPERM, reboots },
 			{ EPERM, keyrings },
 			{ EPERM, terminals },
 			{ EAFNOSUPPORT, families },
@@ -154,6 +159,26 @@ const struct profile confine_builders[N_BUILDERS] = {
 		.rules = {
 			{ EPERM, make_suid },
 			{ ENOTSUP, xattrs },
+			{ ENOSYS, io_uring },
+			{ EPERM, machine },
+			{ EPERM, reboots },
+			{ EPERM, keyrings },
+			{ EPERM, terminals },
+			{ EAFNOSUPPORT, container_families },
+		},
+	},
+	/* A build that unpacks and boots whole systems. Their trees have set-user-ID files, file
+	 * capabilities and ACLs, which name ids of this build's namespace alone: nobody outside
+	 * comes past the 0700 directory they lie in, the kernel honours such bits neither on
+	 * its nosuid mounts nor from another mount namespace, and outputs lose them before
+	 * they leave. What concerns the machine stays shut, as for everybody. */
+	[CONFINE_BUILDER_RANGE] = {
+		.process = "builder that is root of its ids",
+		.foreign_arches = true,
+		.otherwise = ANSWER_ALLOW,
+		.newest = NR_NEWEST,
+		.numbers = range_numbers,
+		.rules = {
 			{ ENOSYS, io_uring },
 			{ EPERM, machine },
 			{ EPERM, keyrings },

@@ -37,6 +37,7 @@ void confine_explain_namespaces(int flags, char *ret, size_t size);
 enum confine_builder {
 	CONFINE_BUILDER_PLAIN,	/* no namespaces of its own */
 	CONFINE_BUILDER_NESTED, /* containers and sandboxes may run inside */
+	CONFINE_BUILDER_RANGE,	/* root of a range of ids: whole systems are unpacked and run inside */
 };
 
 /* Installed last, by the child. `i386_sockets`: through the 32-bit entry of an x86_64 kernel most

@@ -58,7 +58,7 @@ struct profile {
 	const struct numbers *numbers; /* ends with a 0; they come before the rules */
 };
 
-enum { N_PROFILES = CONFINE_CLEANER + 1, N_BUILDERS = CONFINE_BUILDER_NESTED + 1 };
+enum { N_PROFILES = CONFINE_CLEANER + 1, N_BUILDERS = CONFINE_BUILDER_RANGE + 1 };
 
 extern const struct profile confine_profiles[N_PROFILES];
 extern const struct profile confine_builders[N_BUILDERS];

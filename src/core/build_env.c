@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "core/system_features.h"
 #include "hash/hash.h"
 
 enum { BUILDER_UID = 1000, BUILDER_GID = 100, TEXT_MAX = 512 << 20 };
@@ -395,6 +396,9 @@ static int make_args(const struct build_env_input *in, const struct rewrites *rw
 int build_env_make(const struct build_env_input *in, struct arena *a, struct build_start *ret,
 		   struct err *e)
 {
+	static const uint64_t ids[] = {
+		[LEASE_PLAIN] = 1, [LEASE_RANGE] = 65536, [LEASE_RANGE4] = 262144
+	};
 	const struct settings *set = in->settings;
 	struct rewrites rw;
 	struct build_start s = {
@@ -411,6 +415,8 @@ int build_env_make(const struct build_env_input *in, struct arena *a, struct bui
 		.shm_size = set->sandbox_dev_shm_size,
 		.uid = BUILDER_UID,
 		.gid = BUILDER_GID,
+		.n_ids = ids[features_ids(in->opts)],
+		.kvm = strv_has_sorted(&in->opts->required_features, FEATURE_KVM),
 		.filter_syscalls = set->filter_syscalls,
 		.allow_new_privileges = set->allow_new_privileges,
 		.impersonate_linux_26 = set->impersonate_linux_26,
@@ -427,6 +433,15 @@ int build_env_make(const struct build_env_input *in, struct arena *a, struct bui
 
 	if (r)
 		return r;
+	if (s.n_ids > 1) {
+		s.uid = s.gid = 0;
+		if (s.sandbox != SANDBOX_ON)
+			return err_set(
+				e, ENV_BAD,
+				"feature 'uid-range' of derivation '%s/%s' is only supported "
+				"in sandboxed builds",
+				in->store_dir, in->drv_base);
+	}
 	/* Without a sandbox the builder sees the directory where it lies. */
 	s.build_dir = s.sandbox == SANDBOX_ON ? set->sandbox_build_dir
 					      : arena_printf(a, "%s/build", in->scratch);

@@ -20,6 +20,7 @@
 #include "core/build_stage.h"
 #include "core/clean.h"
 #include "core/core.h"
+#include "core/system_features.h"
 #include "core/lease.h"
 #include "core/loop.h"
 #include "core/place.h"
@@ -74,7 +75,13 @@ struct runs *runs_new(struct core *core)
 			return NULL;
 		}
 	}
+	features_settle(core, r->lease);
 	return r;
+}
+
+void runs_settings_changed(struct runs *r)
+{
+	features_settle(r->core, r->lease);
 }
 
 void run_free(struct build_run *run)
@@ -347,7 +354,7 @@ static void run_step_ids(struct build_run *run)
 	_cleanup_err_ struct err e = {};
 	_cleanup_close_ int fd = -1;
 	struct build_ids ids = {};
-	int r = lease_map(run->runs->lease, LEASE_PLAIN, run->pidfd, run->pid, &ids, &fd, &e);
+	int r = lease_map(run->runs->lease, run->kind, run->pidfd, run->pid, &ids, &fd, &e);
 
 	if (r == LEASE_BUSY) {
 		wait_for_ids(run);

@@ -47,6 +47,9 @@ struct runs *runs_new(struct core *core);
 /* Ends what runs (the supervisors notice that the channel is gone). */
 void runs_free(struct runs *r);
 
+/* The settings are new: which features there are is decided again. */
+void runs_settings_changed(struct runs *r);
+
 /* `ret` stays valid until `ended`. Errors: a sentence for the client; code negative for the
  * machine's fault, positive (a build status) for the derivation's. */
 int build_run_start(struct runs *r, const struct build_job *job, const struct build_run_events *ev,

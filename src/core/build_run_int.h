@@ -6,6 +6,7 @@
 #include "core/build_log.h"
 #include "core/build_run.h"
 #include "core/cgroup.h"
+#include "core/lease.h"
 
 struct core;
 struct clean;
@@ -43,6 +44,7 @@ struct build_run {
 	struct build_outcome outcome;
 	struct err error;
 	struct build_log_files log;
+	enum lease_kind kind;
 	struct cgroup cgroup;
 	char *scratch, *keep_dir; /* keep_dir: NULL when a failure leaves nothing behind */
 	int scratch_fd, chan, pidfd;

@@ -12,6 +12,7 @@
 #include "core/build_keep.h"
 #include "core/build_run_int.h"
 #include "core/core.h"
+#include "core/system_features.h"
 #include "core/lease.h"
 #include "core/network.h"
 #include "core/place.h"
@@ -128,7 +129,7 @@ static int hold_together(struct build_run *run, struct build_start *ret, struct 
 	if (!core->cgroups)
 		return 0;
 	ret->cgroup = 1;
-	return cgroup_make(core->cgroups, core, run->drv_base, false, &run->cgroup, e);
+	return cgroup_make(core->cgroups, core, run->drv_base, run->kind != LEASE_PLAIN, &run->cgroup, e);
 }
 
 /* Everything the supervisor is told, read from the database and the settings. */
@@ -209,6 +210,7 @@ int build_run_start(struct runs *runs, const struct build_job *job,
 	run->arena = ARENA_INIT(RUN_MEMORY);
 	run->log = BUILD_LOG_FILES_INIT;
 	run->cgroup = CGROUP_INIT;
+	run->kind = features_ids(job->opts);
 	run->scratch_fd = run->chan = run->pidfd = run->builder = run->lease_fd = -1;
 	run->generation = runs->core->generation;
 	snprintf(run->drv_base, sizeof(run->drv_base), "%s", job->drv_base);

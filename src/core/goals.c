@@ -29,6 +29,11 @@ struct goals *goals_new(struct core *core)
 	return g;
 }
 
+void goals_settings_changed(struct goals *g)
+{
+	runs_settings_changed(g->runs);
+}
+
 void goals_kick(struct goals *g)
 {
 	if (g->due || g->in_round)

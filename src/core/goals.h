@@ -25,6 +25,7 @@ struct request_events {
 };
 
 struct goals *goals_new(struct core *core);
+void goals_settings_changed(struct goals *g);
 void goals_free(struct goals *g);
 /* `settings` are the daemon's with the client's permitted overrides applied; copied. `owner_uid`
  * shares slots fairly between users; `trusted` as trust.h has it. Events may come before this

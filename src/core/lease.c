@@ -181,6 +181,13 @@ enum build_ids_mode lease_mode(const struct lease *l)
 	return l->mode;
 }
 
+bool lease_offers(const struct lease *l, enum lease_kind kind)
+{
+	if (l->mode == IDS_SUBID)
+		return subid_offers(l->subid, kind);
+	return l->mode == IDS_BROKER || kind == LEASE_PLAIN;
+}
+
 int lease_map(struct lease *l, enum lease_kind kind, int pidfd, pid_t pid,
 	      struct build_ids *ret_ids, int *ret_fd, struct err *e)
 {

@@ -22,6 +22,9 @@ enum lease_kind {
 	LEASE_RANGE4, /* 262144 ids; setgroups is allowed */
 };
 
+/* Are there ids of this kind here at all? */
+bool lease_offers(const struct lease *l, enum lease_kind kind);
+
 enum { LEASE_BUSY = 1, LEASE_NONE = 2 };
 /* Maps ids (0 to count - 1, and the daemon's own id as `count`) into the namespace of the process
  * behind `pidfd` (pid `pid`), which waits. Gives the locked slot (fd, -1 for single: then the

@@ -31,6 +31,7 @@ int broker_return(struct lease *l, int lease_fd, struct err *e);
  * Blocks for as long as newuidmap and newgidmap take, ten seconds at most. */
 int subid_setup(struct lease *l, const char *state_dir, struct err *e);
 void subid_free(struct subid *s);
+bool subid_offers(const struct subid *s, enum lease_kind kind);
 void subid_log(const struct subid *s);
 int subid_map(struct lease *l, enum lease_kind kind, pid_t pid, struct build_ids *ret_ids,
 	      int *ret_fd, struct err *e);

@@ -252,6 +252,11 @@ static int map_slot(const struct lease *l, const struct slots *set, const struct
 	return r;
 }
 
+bool subid_offers(const struct subid *s, enum lease_kind kind)
+{
+	return kind == LEASE_PLAIN || s->range.n >= (kind == LEASE_RANGE4 ? SLOTS_WIDE : 1);
+}
+
 static int too_small(const struct subid *s, uint32_t width, struct err *e)
 {
 	return err_set(e, -EOPNOTSUPP,

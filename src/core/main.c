@@ -219,6 +219,8 @@ static void reload(struct core *core)
 	keyring_free(core->keyring);
 	core->settings = fresh;
 	core->keyring = keys;
+	if (core->goals)
+		goals_settings_changed(core->goals);
 	log_info("settings reloaded");
 }
 

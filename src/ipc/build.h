@@ -77,6 +77,8 @@ struct build_start {
 		binds; /* name = target inside, value = source; a trailing '?' on value: optional */
 	char *shm_size;	   /* "50%" */
 	uint64_t uid, gid; /* inside: 1000, 100 */
+	uint64_t n_ids;	   /* 1; 65536 or 262144: the builder is root of so many, uid and gid 0 */
+	uint64_t kvm;	   /* 1: /dev/kvm is there, and the daemon's groups open it */
 	uint64_t filter_syscalls, allow_new_privileges, impersonate_linux_26;
 	uint64_t nested; /* the builder may make namespaces of its own */
 	/* limits; 0 = none */

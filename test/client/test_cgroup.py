@@ -132,6 +132,7 @@ def test_processor_time_is_the_groups(delegated):
 
 def test_leftovers_of_a_killed_daemon(delegated):
     d = delegated().start()
+    wait_for(lambda: "cgroups: one" in d.daemon_log.read_text(), d.daemon_log)
     old = d.group.path / "build-old.7"
     old.mkdir()
     for f in (old, old / "cgroup.kill"):

@@ -122,6 +122,7 @@ void peer_init(struct peer *p, enum build_ids_mode mode, const char *program)
 	s->build_dir = str(p, "/build");
 	s->shm_size = str(p, "50%");
 	s->uid = 1000;
+	s->n_ids = 1;
 	s->gid = 100;
 	s->filter_syscalls = 1;
 	s->log_lines = 25;
