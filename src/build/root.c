@@ -651,6 +651,18 @@ static int make_sys(const struct build *b, struct err *e)
 	return 0;
 }
 
+/* The builder's own, whose flags are not locked: container managers mount what lies there again
+ * with flags of theirs. */
+static int make_run(const struct build *b, struct err *e)
+{
+	if (has_bind(b, "/run"))
+		return 0;
+	if ((mkdir("run", 0755) < 0 && errno != EEXIST) ||
+	    mount("airplant", "run", "tmpfs", 0, "mode=0755,size=16m,nr_inodes=64k") < 0)
+		return err_errno(e, -errno, "mounting /run");
+	return 0;
+}
+
 /* Every mount came locked to its place from the namespace before, and a locked one cannot become
  * the root: a copy of the whole tree can. */
 static int unlock_root(struct err *e)
@@ -678,6 +690,8 @@ int root_finish(struct build *b, struct err *e)
 		r = root_proc(b, e);
 	if (r == 0)
 		r = make_sys(b, e);
+	if (r == 0)
+		r = make_run(b, e);
 	if (r == 0)
 		r = unlock_root(e);
 	return r < 0 ? r : pivot(b, e);
