@@ -82,6 +82,7 @@ int ns_retreat_to(const char *dir, int *top, struct err *e);
 int child_start(struct build *b, struct err *e);
 /* Takes the slot's ids and leaves the daemon's groups, signals and keyring. */
 int child_become_slot(const struct build *b, struct err *e);
+int child_reopen_scratch(struct build *b, struct err *e);
 /* Kills the child and everything it started, and waits until all of it is dead. */
 void child_end(struct build *b);
 
@@ -92,8 +93,6 @@ struct identity {
 };
 int privileges_drop(const struct build *b, struct err *e);
 int privileges_check(const struct build *b, const struct identity *id, struct err *e);
-
-int child_reopen_scratch(struct build *b, struct err *e);
 
 /* range.c: around the clone of a builder that is root of its ids. range_root() makes its root
  * directory and goes there; range_map() maps its ids and lets it go on; range_leave() goes away
