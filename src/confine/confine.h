@@ -24,7 +24,7 @@ enum confine_profile {
 /* Seals the calling process for good: not dumpable (except where `keep_dumpable`), no_new_privs,
  * then the profile's capabilities (none, but SETUID+SETGID kept for CONFINE_IDS,
  * DAC_READ_SEARCH+SYS_PTRACE for CONFINE_ROOTS; a SUPERVISOR keeps those of its own namespace that
- * the profile names), empty ambient and bounding set, locked securebits, then the filter; and looks
+ * the profile names), empty ambient and bounding set, locked securebits, then Landlock where the kernel has it, then the filter; and looks
  * at itself afterwards (/proc is not needed: prctl, capget). 0, or a negative errno with a sentence
  * naming what is missing. Single-threaded callers only. */
 int confine_seal(enum confine_profile profile, struct err *e);

@@ -198,6 +198,8 @@ const struct profile confine_profiles[N_PROFILES] = {
 	/* Reads what clients send. Its jail shows the store and the database read-only. */
 	[CONFINE_SESSION] = {
 		.process = "airplant-session",
+		.places = { { .path = "/" }, { .fd = 4 /* its spool */, .work = true } },
+		.n_places = 2,
 		.otherwise = ANSWER_KILL,
 		.rules = {
 			{ ANSWER_ALLOW, own_memory },
@@ -215,6 +217,9 @@ const struct profile confine_profiles[N_PROFILES] = {
 		.process = "airplant-build",
 		.caps = CAP(CHOWN) | CAP(FOWNER) | CAP(DAC_OVERRIDE) | CAP(DAC_READ_SEARCH) |
 			CAP(KILL),
+		.places = { { .path = "/" /* the scratch */, .work = true } },
+		.n_places = 1,
+		.signals = true, /* its builder */
 		.otherwise = ANSWER_KILL,
 		.rules = {
 			{ ANSWER_ALLOW, own_memory },

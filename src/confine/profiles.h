@@ -42,7 +42,14 @@ struct rule {
 	const struct call *calls; /* ends with a NULL name */
 };
 
-enum { PROFILE_RULES_MAX = 16 };
+enum { PROFILE_RULES_MAX = 16, PLACES_MAX = 2 };
+
+/* A directory by path, or by fd where `path` is NULL: what is beneath may be read, or worked on. */
+struct place {
+	const char *path;
+	int fd;
+	bool work;
+};
 
 struct profile {
 	const char *process;
@@ -50,13 +57,20 @@ struct profile {
 	bool dumpable;
 	bool privileged_children; /* children may gain privilege by exec: no no_new_privs, no locked
 				   * bits, no cut bounding set, and hence no filter */
-	bool foreign_arches;	  /* the filter also speaks for the machine's 32-bit ABIs */
-	int otherwise;		  /* the answer to calls without a rule */
+	/* Landlock, where the kernel has it (wall.c). Without places there is no wall. */
+	struct place places[PLACES_MAX];
+	size_t n_places;
+	bool signals;	     /* may signal processes outside of the wall */
+	bool foreign_arches; /* the filter also speaks for the machine's 32-bit ABIs */
+	int otherwise;	     /* the answer to calls without a rule */
 	struct rule rules[PROFILE_RULES_MAX]; /* ends with NULL calls */
 	/* Builders alone: */
 	uint32_t newest;	       /* what has a higher number does not exist (ENOSYS) */
 	const struct numbers *numbers; /* ends with a 0; they come before the rules */
 };
+
+/* wall.c; under no_new_privs. */
+int confine_wall(const struct profile *p, struct err *e);
 
 enum { N_PROFILES = CONFINE_CLEANER + 1, N_BUILDERS = CONFINE_BUILDER_RANGE + 1 };
 

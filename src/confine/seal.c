@@ -144,6 +144,9 @@ int confine_seal(enum confine_profile profile, struct err *e)
 	if (!p->privileged_children) {
 		if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 			return err_errno(e, -errno, "cannot set no_new_privs for %s", p->process);
+		r = confine_wall(p, e);
+		if (r < 0)
+			return r;
 		if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &confine_filters[profile]) < 0)
 			return err_errno(
 				e, -errno,

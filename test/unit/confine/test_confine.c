@@ -58,8 +58,18 @@ static int become_ns_root(void)
 	return r == 0 ? write_own("/proc/self/uid_map", uids) : r;
 }
 
+/* As in the real processes: fd 3 is the channel, fd 4 the spool. */
+static void occupy_fds(void)
+{
+	int dir = open(scratch, O_RDONLY | O_DIRECTORY);
+
+	if (dir < 0 || (dir != 4 && dup2(dir, 4) < 0) || dup2(0, 3) < 0)
+		_exit(104);
+}
+
 static int seal_or_exit(enum confine_profile p)
 {
+	occupy_fds();
 	_cleanup_err_ struct err e = { 0 };
 
 	if (p != CONFINE_CORE && p != CONFINE_IDS && p != CONFINE_ROOTS && become_ns_root() < 0)
@@ -220,8 +230,8 @@ struct expectation {
 
 static const struct expectation expectations[] = {
 	{ "file work", try_file_work, FINE, FINE, KILLED },
-	{ "recvmsg elsewhere", try_recv_other, KILLED, KILLED, EBADF },
-	{ "sendmsg elsewhere", try_send_other, KILLED, KILLED, EBADF },
+	{ "recvmsg elsewhere", try_recv_other, KILLED, KILLED, ENOTSOCK },
+	{ "sendmsg elsewhere", try_send_other, KILLED, KILLED, ENOTSOCK },
 	{ "recvmsg on the channel", try_recv_channel, FINE, FINE, SKIP },
 	{ "close the channel", try_close_channel, KILLED, KILLED, SKIP },
 	{ "close with high bits", try_close_high, KILLED, KILLED, SKIP },
@@ -282,28 +292,18 @@ static const struct expectation expectations[] = {
 #endif
 };
 
-/* fd 3 is the channel, as in the real processes. */
-static void occupy_3(void)
-{
-	if (fcntl(3, F_GETFD) < 0 && dup2(0, 3) < 0)
-		_exit(104);
-}
-
 static void as_session(void)
 {
-	occupy_3();
 	seal_or_exit(CONFINE_SESSION);
 }
 
 static void as_supervisor(void)
 {
-	occupy_3();
 	seal_or_exit(CONFINE_SUPERVISOR);
 }
 
 static void as_cleaner(void)
 {
-	occupy_3();
 	seal_or_exit(CONFINE_CLEANER);
 }
 
@@ -470,6 +470,46 @@ static void test_cleaner(void **state)
 		    !strstr(x->what, "close"))
 			check("cleaner", x->what, outcome(as_cleaner, x->call), KILLED);
 	}
+}
+
+/* The second wall. A kernel without Landlock is imitated by a filter that hides it. */
+static char elsewhere[] = "/tmp/airplant-confine-elsewhere";
+ATTEMPT(try_write_elsewhere, open(elsewhere, O_CREAT | O_WRONLY, 0600))
+ATTEMPT(try_write_spool, openat(4, "in-spool", O_CREAT | O_WRONLY, 0600))
+ATTEMPT(try_read_elsewhere, open("/etc/passwd", O_RDONLY))
+
+static void without_landlock(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0 /* the number */),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_landlock_create_ruleset, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog hide = { ELEMENTS(code), code };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+	    syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &hide) < 0)
+		_exit(103);
+	as_session();
+}
+
+static void test_wall(void **state)
+{
+	bool walls = syscall(SYS_landlock_create_ruleset, NULL, 0, 1) >= 2;
+
+	(void)state;
+	if (!walls)
+		print_message("THIS KERNEL HAS NO LANDLOCK: only its absence is tested\n");
+	check("session", "write outside of the spool", outcome(as_session, try_write_elsewhere),
+	      walls ? EACCES : FINE);
+	check("session", "write in the spool", outcome(as_session, try_write_spool), FINE);
+	check("session", "read", outcome(as_session, try_read_elsewhere), FINE);
+	check("supervisor", "write", outcome(as_supervisor, try_write_elsewhere), FINE);
+	check("no Landlock", "write", outcome(without_landlock, try_write_elsewhere), FINE);
+	unlink(elsewhere);
+	(void)rm_tree_at(AT_FDCWD, scratch);
+	assert_int_equal(mkdir(scratch, 0700), 0);
 }
 
 static void test_core(void **state)
@@ -726,8 +766,12 @@ static void status_of(enum confine_profile p, char *ret, size_t size)
 	assert_int_equal(pipe(ready), 0);
 	pid = fork();
 	if (pid == 0) {
+		/* Out of the way of what the seal finds at 3 and 4. */
+		int say = fcntl(ready[1], F_DUPFD, 10);
+
+		close(ready[1]);
 		seal_or_exit(p);
-		(void)!write(ready[1], "x", 1);
+		(void)!write(say, "x", 1);
 		for (;;)
 			sleep(60); /* which every profile may */
 	}
@@ -841,8 +885,8 @@ static int drop_scratch(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_profiles),
-		cmocka_unit_test(test_roots),     cmocka_unit_test(test_cleaner),
+		cmocka_unit_test(test_profiles),     cmocka_unit_test(test_roots),
+		cmocka_unit_test(test_cleaner),	     cmocka_unit_test(test_wall),
 		cmocka_unit_test(test_core),	     cmocka_unit_test(test_builder),
 #ifdef __x86_64__
 		cmocka_unit_test(test_builder_i686),
