@@ -20,6 +20,7 @@ struct jail;
 struct keyring;
 struct cgroups;
 struct gc;
+struct gc_auto;
 struct roots_finder;
 
 /* Which directories the open store is: compared at each accept (store_open.c). */
@@ -56,6 +57,7 @@ struct core {
 	struct durable *durable;
 	struct jail *jail;
 	struct gc *gc;
+	struct gc_auto *gc_auto;
 	struct roots_finder *finder; /* roots.c */
 	struct keyring *keyring;
 	struct cgroups *cgroups; /* NULL: builds have none of their own */

@@ -470,6 +470,11 @@ void request_cancel(struct request *r)
 	goals_kick(r->goals);
 }
 
+void goals_resume(struct goals *g)
+{
+	goals_kick(g);
+}
+
 void goals_shutdown(struct goals *g)
 {
 	g->stopping = true;

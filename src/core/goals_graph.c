@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "core/gc_auto.h"
 #include "core/goals_int.h"
 #include "core/realise.h"
 
@@ -544,6 +545,8 @@ static void on_log(void *ctx, uint64_t size)
 	struct goal *g = ctx;
 
 	g->log_size = size;
+	/* As upstream, a build that says something is an occasion to look. It goes on meanwhile. */
+	(void)gc_auto_look(g->goals->core->gc_auto, &g->payer->settings);
 	if (g->started)
 		report_log(g);
 }

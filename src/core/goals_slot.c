@@ -7,6 +7,7 @@
  * with the fewest running builds; among equals, to the one whose last turn is longest ago; and
  * inside a user likewise to his requests. The cost is linear in the requests that are there, not in
  * their goals. */
+#include "core/gc_auto.h"
 #include "core/goals_int.h"
 
 enum { RAISE_LEAST = 16 };
@@ -129,7 +130,7 @@ void slots_fill(struct goals *g)
 			if (!r->dead && !r->over && r->ready && !request_is_at_limit(r) &&
 			    (!best || comes_before(r, best)))
 				best = r;
-		if (!best)
+		if (!best || gc_auto_look(g->core->gc_auto, &best->settings))
 			return;
 		goal_start(best->ready);
 	}

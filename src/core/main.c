@@ -22,6 +22,7 @@
 #include "core/cgroup.h"
 #include "core/core.h"
 #include "core/gc.h"
+#include "core/gc_auto.h"
 #include "core/goals.h"
 #include "core/lease.h"
 #include "core/listen.h"
@@ -342,7 +343,9 @@ static int start(struct daemon *d, const struct options *o, struct err *e)
 	core->place = place_new(core);
 	core->sessions = sessions_new(core);
 	core->gc = gc_new(core);
-	if (!core->loop || !core->place || !core->sessions || !core->gc)
+	core->gc_auto = gc_auto_new(core);
+	if (!core->loop || !core->place || !core->sessions || !core->gc ||
+	    !core->gc_auto)
 		return err_set(e, -ENOMEM, "out of memory");
 	r = watch_signals(d, e);
 	r = r ? r : store_lock(core, e);
@@ -381,6 +384,7 @@ static void stop(struct daemon *d, bool clean)
 	if (core->place && core->db)
 		place_flush(core->place);
 	gc_free(TAKE_PTR(core->gc));
+	free(TAKE_PTR(core->gc_auto));
 	roots_free(core->finder);
 	goals_free(core->goals);
 	place_free(core->place);

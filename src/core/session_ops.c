@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "core/build_log.h"
 #include "core/gc.h"
+#include "core/gc_auto.h"
 #include "core/place.h"
 #include "core/realise.h"
 #include "core/roots.h"
@@ -135,6 +136,12 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 
 	if (add->repair) {
 		done(s, m->id, &no_repair);
+		return;
+	}
+	/* With the disk nearly full it waits, and all that this session sends after it. */
+	if (gc_auto_look(s->all->core->gc_auto, &s->all->core->settings)) {
+		s->held = *m;
+		*m = MSG_INIT;
 		return;
 	}
 	if (add->objects.n > OBJECTS_MAX) {

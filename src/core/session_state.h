@@ -27,6 +27,7 @@ struct session {
 	int spool_fd;
 	uint64_t generation;
 	struct peer peer;
+	struct msg held;    /* an add that waits for space; nothing else is read until then */
 	struct msg options; /* the last SESSION_OPTIONS; applied when a build starts */
 	struct smap temp_roots;
 	bool building;

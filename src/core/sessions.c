@@ -50,6 +50,7 @@ void session_unref(struct session *s)
 	if (--s->refs > 0)
 		return;
 	outbox_done(&s->out);
+	msg_done(&s->held);
 	msg_done(&s->options);
 	smap_done(&s->temp_roots);
 	peer_done(&s->peer);
@@ -172,6 +173,11 @@ void session_misbehaves(struct session *s, const char *what)
 	session_doom(s);
 }
 
+static uint32_t wanted_events(const struct session *s)
+{
+	return (s->held.data ? 0 : EPOLLIN) | (outbox_waiting(&s->out) ? EPOLLOUT : 0);
+}
+
 void session_send(struct session *s, uint32_t type, uint32_t id, const struct layout *l,
 		  const void *record, int fd, uint64_t replace_key)
 {
@@ -182,7 +188,7 @@ void session_send(struct session *s, uint32_t type, uint32_t id, const struct la
 		return;
 	r = outbox_send(&s->out, type, id, l, record, fd, replace_key);
 	if (r == 0 && !waited && outbox_waiting(&s->out))
-		r = loop_modify(s->chan_watch, EPOLLIN | EPOLLOUT);
+		r = loop_modify(s->chan_watch, wanted_events(s));
 	if (r == -ENOBUFS)
 		log_warn("session %d of user %s does not read what it asked for: ended",
 			 (int)s->pid, s->peer.name);
@@ -215,6 +221,10 @@ static void hear(struct session *s)
 			return;
 		}
 		session_dispatch(s, &m);
+		if (s->held.data) {
+			(void)loop_modify(s->chan_watch, wanted_events(s)); /* else: it spins */
+			return;
+		}
 		if (m.len > BIG_MESSAGE)
 			return; /* others first; what it allocated is freed after the round */
 	}
@@ -231,9 +241,12 @@ static void on_channel(void *ctx, uint32_t events)
 		if (r < 0)
 			session_stop(s);
 		else if (!outbox_waiting(&s->out))
-			(void)loop_modify(s->chan_watch, EPOLLIN); /* else: one idle wake-up more */
+			/* else: one idle wake-up more */
+			(void)loop_modify(s->chan_watch, wanted_events(s));
 	}
-	if (!s->stopped && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+	if (s->held.data && (events & (EPOLLHUP | EPOLLERR)))
+		session_stop(s); /* nobody waits for its answer */
+	if (!s->stopped && !s->held.data && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
 		hear(s);
 	session_unref(s);
 }
@@ -525,6 +538,19 @@ void sessions_free(struct sessions *ss)
 	}
 	accounts_done(&ss->accounts);
 	free(ss);
+}
+
+void sessions_resume(struct sessions *ss)
+{
+	for (struct session *s = ss->list; s; s = s->next) {
+		_cleanup_msg_ struct msg m = s->held;
+
+		s->held = MSG_INIT;
+		if (!m.data || s->stopped || s->doomed)
+			continue;
+		session_dispatch(s, &m);
+		(void)loop_modify(s->chan_watch, wanted_events(s)); /* a stopped one has none */
+	}
 }
 
 int sessions_temp_roots(struct sessions *ss, int (*fn)(void *ctx, const char *base, pid_t pid),

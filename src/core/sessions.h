@@ -26,5 +26,7 @@ void sessions_stop(struct sessions *ss);
 /* Calls `fn` for each temp root of each session: base name, and the session's pid. */
 int sessions_temp_roots(struct sessions *ss, int (*fn)(void *ctx, const char *base, pid_t pid),
 			void *ctx);
+/* There is space again: what they hold back goes on. */
+void sessions_resume(struct sessions *ss);
 /* Does any of them wait for a build? */
 bool sessions_building(const struct sessions *ss);

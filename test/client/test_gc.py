@@ -347,3 +347,62 @@ def test_one_who_leaves_ends_his_collection(traced):
     assert tracer.asked.wait(10)
     tracer.go.set()
     assert dead in second.communicate(timeout=20)[0] and os.path.exists(dead)
+
+
+@pytest.fixture
+def small_disk(make_daemon):
+    """A store with a file system of its own, of 16 MB."""
+    made = []
+
+    def make(conf):
+        d = make_daemon("single", conf, start=False)
+        pw = pwd.getpwnam(DAEMON)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=16m,mode=0755,uid={pw.pw_uid},gid={pw.pw_gid}", "tmpfs",
+                        d.store], check=True)
+        made.append(d)
+        return d.start()
+
+    yield make
+    for d in made:
+        d.stop()
+        subprocess.run(["umount", d.store], check=True)
+
+
+def test_a_disk_that_fills_up_is_emptied(small_disk):
+    """Adds and builds wait for the space, rather than fail for want of it."""
+    daemon = small_disk("min-free = 10485760\nmax-free = 12582912\nmin-free-check-interval = 0\n")
+    mb4 = "x" * (4 << 20)
+    for i in range(6):  # 24 MB
+        last = add(daemon, f"n{i}", f"{i}" + mb4)
+        assert os.path.exists(last)
+    assert "collecting garbage to free" in daemon.daemon_log.read_text()
+    assert len([p for p in daemon.store.iterdir() if p.name[32:34] == "-n"]) < 4
+    # A build is an occasion as well.
+    drv = daemon.run("nix-instantiate", "-E", 'derivation { name = "a"; system = builtins.currentSystem; '
+                     'builder = "/bin/sh"; args = [ "-c" "echo a > $out" ]; }').stdout.strip()
+    os.symlink(drv, daemon.state / "gcroots/drv")
+    daemon.stop()
+    daemon.start()
+    (daemon.store / "fill").write_bytes(b"x" * (8 << 20))
+    before = daemon.daemon_log.read_text().count("collecting garbage to free")
+    out = daemon.run("nix-store", "-r", drv).stdout.strip()
+    assert open(out).read() == "a\n"
+    assert daemon.daemon_log.read_text().count("collecting garbage to free") > before
+    assert not (daemon.store / "fill").exists()
+
+
+def test_a_full_disk_can_be_collected(small_disk):
+    daemon = small_disk("")
+    dead = add(daemon, "dead", "x" * (4 << 20))
+    with open(daemon.store / "fill", "wb", 0) as f, pytest.raises(OSError):
+        os.chown(f.fileno(), pwd.getpwnam(DAEMON).pw_uid, -1)
+        while True:
+            f.write(b"x" * 65536)
+    with Worker(daemon.socket) as w, pytest.raises(Refused, match="No space left"):
+        w.add("more", "fixed:r:sha256", b"\r\0\0\0\0\0\0\0nix-archive-1\0\0\0\x01\0\0\0\0\0\0\0(\0\0\0\0\0\0\0"
+              b"\x04\0\0\0\0\0\0\0type\0\0\0\0\x07\0\0\0\0\0\0\0regular\0\x08\0\0\0\0\0\0\0contents"
+              + (1 << 20).to_bytes(8, "little") + b"x" * (1 << 20) + b"\x01\0\0\0\0\0\0\0)\0\0\0\0\0\0\0")
+    assert "2 store paths deleted" in daemon.run("nix-store", "--gc").stdout
+    assert not os.path.exists(dead)
+    time.sleep(0.5)
+    add(daemon, "more", "x" * (4 << 20))

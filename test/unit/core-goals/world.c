@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "core/gc.h"
+#include "core/gc_auto.h"
 
 struct core core;
 struct fake_build builds[WORLD_MAX];
@@ -510,6 +511,13 @@ void client_done(struct client *c)
 bool gc_is_running(const struct core *c)
 {
 	(void)c;
+	return false;
+}
+
+bool gc_auto_look(struct gc_auto *a, const struct settings *set)
+{
+	(void)a;
+	(void)set;
 	return false;
 }
 
