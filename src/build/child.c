@@ -43,7 +43,8 @@ static void make_dumpable(void)
 
 static int take_slot_id(const struct build *b, struct err *e)
 {
-	/* Where the kernel lets us (mode broker); elsewhere the groups stay, unmapped. */
+	/* In mode single the kernel does not let us, and the groups stay, unmapped. A build for kvm
+	 * keeps them: the one that opens the device cannot be named in here. */
 	if (!b->s.kvm && setgroups(0, NULL) < 0 && errno != EPERM)
 		return err_errno(e, -errno, "setgroups failed");
 	if (setresgid(0, 0, 0) < 0)

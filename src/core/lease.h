@@ -17,9 +17,10 @@ void lease_free(struct lease *l);
 enum build_ids_mode lease_mode(const struct lease *l);
 
 enum lease_kind {
-	LEASE_PLAIN,  /* one id; setgroups is denied */
-	LEASE_RANGE,  /* 65536 ids; setgroups is allowed */
-	LEASE_RANGE4, /* 262144 ids; setgroups is allowed */
+	LEASE_PLAIN,  /* one id */
+	LEASE_RANGE,  /* 65536 ids */
+	LEASE_RANGE4, /* 262144 ids; setgroups is allowed in all three, to drop the daemon's groups
+		       */
 };
 
 /* Are there ids of this kind here at all? */

@@ -300,8 +300,8 @@ int subid_map(struct lease *l, enum lease_kind kind, pid_t pid, struct build_ids
 	if (r < 0)
 		return err_errno(e, r, "leasing an id slot in '%s'", s->path);
 	fd = slot.fd;
-	r = map_slot(l, kind == LEASE_PLAIN ? &s->plain : &s->range, &slot, count,
-		     kind != LEASE_PLAIN, pid, ret_ids, e);
+	r = map_slot(l, kind == LEASE_PLAIN ? &s->plain : &s->range, &slot, count, true, pid,
+		     ret_ids, e);
 	if (r < 0)
 		return r;
 	*ret_fd = TAKE_FD(fd);

@@ -116,7 +116,7 @@ static int find_slot(struct broker *b, struct request *req, struct slot *ret, ui
 static void lease(struct broker *b, struct request *req, struct target *t, int *ret_fd,
 		  struct ids_reply *reply)
 {
-	bool range = req->kind == IDS_RANGE || req->kind == IDS_RANGE4;
+	bool build = req->kind != IDS_CLEAN; /* which has groups to drop */
 	struct slot slot = { .fd = -1 };
 	_cleanup_close_ int fd = -1;
 	uint32_t base, count = 0;
@@ -133,7 +133,7 @@ static void lease(struct broker *b, struct request *req, struct target *t, int *
 	if (r != 0)
 		return;
 	base = slot_first_id(&b->slots, &slot);
-	if (!target_map(&b->machine, t, base, count, range, reply->reason))
+	if (!target_map(&b->machine, t, base, count, build, reply->reason))
 		return;
 	reply->status = IDS_OK;
 	reply->base = base;

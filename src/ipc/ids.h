@@ -13,8 +13,9 @@ enum { IDS_VERSION = 1 };
 enum { IDS_SLOT = 65536, IDS_SLOT4 = 4 * IDS_SLOT };
 
 enum ids_kind {
-	IDS_PLAIN = 1,	/* one id of a slot; setgroups is denied */
-	IDS_RANGE = 2,	/* a slot; setgroups is left as it is, allowed */
+	IDS_PLAIN = 1,	/* one id of a slot; setgroups stays allowed: builders drop the daemon's
+			   groups */
+	IDS_RANGE = 2,	/* a slot; as IDS_PLAIN */
 	IDS_RANGE4 = 3, /* four slots; as IDS_RANGE */
 	IDS_CLEAN = 4,	/* all ids of a slot that was not returned, to clean up with */
 	IDS_RETURN = 5, /* no files or processes of this lease are left: its slot may be leased

@@ -238,7 +238,7 @@ def test_honest(broker):
     assert (status, reason, n_fds, count, sig) == (OK, "", 1, 1, 0)
     assert base == START
     assert maps == ([(0, base, 1), (1, DAEMON, 1)],) * 2
-    assert setgroups == "deny"
+    assert setgroups == "allow"  # or the builder could not drop the daemon's groups
 
 
 def test_slots_run_out_and_come_back(broker):
@@ -321,7 +321,7 @@ def test_range_kinds(broker):
     assert as_user(DAEMON, daemon) == [
         (OK, START, WIDTH, maps(START, WIDTH), maps(START, WIDTH), "allow"),
         (OK, wide, 4 * WIDTH, maps(wide, 4 * WIDTH), maps(wide, 4 * WIDTH), "allow"),
-        (OK, START + WIDTH, 1, maps(START + WIDTH, 1), maps(START + WIDTH, 1), "deny"),
+        (OK, START + WIDTH, 1, maps(START + WIDTH, 1), maps(START + WIDTH, 1), "allow"),
     ]
 
 
