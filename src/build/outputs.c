@@ -154,9 +154,9 @@ static int measure(struct work *w, size_t i, struct err *e)
 		m->path = o->path;
 		memcpy(m->nar_hash, facts.nar_hash, sizeof(m->nar_hash));
 		m->nar_size = facts.nar_size;
-		for (size_t k = 0; r == 0 && k < s->inputs.n; k++)
+		for (size_t k = 0; r == 0 && !o->discard_refs && k < s->inputs.n; k++)
 			r = note_ref(w, scan, &m->refs, s->inputs.v[k]);
-		for (size_t k = 0; r == 0 && k < s->outputs.n; k++)
+		for (size_t k = 0; r == 0 && !o->discard_refs && k < s->outputs.n; k++)
 			r = note_ref(w, scan, &m->refs, s->outputs.v[k].path);
 		if (r < 0)
 			r = out_of_memory(e);

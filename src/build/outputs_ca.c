@@ -238,6 +238,10 @@ int outputs_address(struct work *w, size_t i, struct err *e)
 		r = final_refs(w, i, pairs, &n, &refs, &self, e);
 	if (r)
 		return r;
+	/* References that do not count are rewritten all the same. */
+	for (size_t k = 0; o->discard_refs && k < b->s.outputs.n; k++)
+		if (k != i && strcmp(b->s.outputs.v[k].path, w->made[k].path))
+			pairs[n++] = (struct tree_pair){ b->s.outputs.v[k].path, w->made[k].path };
 	pairs[n] = (struct tree_pair){ o->path, zero_digest };
 	r = hash_output(w, o, ca.method, pairs, n + 1, &ca.hash, e);
 	if (r == 0) {
@@ -247,7 +251,7 @@ int outputs_address(struct work *w, size_t i, struct err *e)
 	if (r)
 		return r;
 	pairs[n].to = path.base;
-	r = settle(w, i, &path, pairs, n + self, e);
+	r = settle(w, i, &path, pairs, n + (self || o->discard_refs), e);
 	if (r)
 		return r;
 	m->path = arena_strdup(&b->arena, path.base);

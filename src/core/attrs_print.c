@@ -35,19 +35,50 @@ static int put_string(struct buf *b, const char *s)
 	return r ? r : buf_append_char(b, '"');
 }
 
-/* The shortest text that reads back as the same number, with a mark that it is no integer. */
-static int put_real(struct buf *b, double d)
+/* The fewest digits that read back as the same number, and where the point stands: behind
+ * `*ret_point` of them. */
+static size_t shortest_digits(double d, char digits[static 32], int *ret_point)
 {
 	char text[64];
+	size_t n = 0;
 
-	for (int precision = 15; precision <= 17; precision++) {
-		snprintf(text, sizeof(text), "%.*g", precision, d);
+	for (int precision = 0; precision <= 16; precision++) {
+		snprintf(text, sizeof(text), "%.*e", precision, d);
 		if (strtod(text, NULL) == d)
 			break;
 	}
-	if (!strpbrk(text, ".e"))
-		strncat(text, ".0", sizeof(text) - strlen(text) - 1);
-	return buf_append_str(b, text);
+	*ret_point = atoi(strchr(text, 'e') + 1) + 1;
+	for (const char *p = text; *p != 'e'; p++)
+		if (*p >= '0' && *p <= '9')
+			digits[n++] = *p;
+	while (n > 1 && digits[n - 1] == '0')
+		n--;
+	digits[n] = 0;
+	return n;
+}
+
+/* As nlohmann::json: plain where the point stands at most 4 places before the digits or 15 behind
+ * their beginning, else with an exponent of at least two digits; always with a mark that it is no
+ * integer. */
+static int put_real(struct buf *b, double d)
+{
+	char digits[32];
+	int point, n, r;
+
+	if (d == 0)
+		return buf_append_str(b, signbit(d) ? "-0.0" : "0.0");
+	n = (int)shortest_digits(d, digits, &point);
+	r = d < 0 ? buf_append_char(b, '-') : 0;
+	if (r)
+		return r;
+	if (n <= point && point <= 15)
+		return buf_printf(b, "%s%.*s.0", digits, point - n, "000000000000000");
+	if (point > 0 && point <= 15)
+		return buf_printf(b, "%.*s.%s", point, digits, digits + point);
+	if (point > -4 && point <= 0)
+		return buf_printf(b, "0.%.*s%s", -point, "0000", digits);
+	return buf_printf(b, "%c%s%se%c%02d", digits[0], n > 1 ? "." : "", digits + 1,
+			  point > 0 ? '+' : '-', abs(point - 1));
 }
 
 static int put_scalar(struct buf *b, const json_t *v)

@@ -373,6 +373,8 @@ static int make_outputs(const struct build_env_input *in, struct arena *a, struc
 					     ? ca_method_print(a, d->outputs.v[i].method,
 							       d->outputs.v[i].hash_algo)
 					     : (char *)"";
+		s->outputs.v[i].discard_refs =
+			strv_has_sorted(&in->opts->unsafe_discard, d->outputs.v[i].name);
 		if (!s->outputs.v[i].path || !s->outputs.v[i].ca)
 			return err_errno(e, -ENOMEM, "preparing the outputs");
 	}

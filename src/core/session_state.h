@@ -6,6 +6,7 @@
 #include "core/core.h"
 #include "core/goals.h"
 #include "core/outbox.h"
+#include "core/place.h"
 #include "core/sessions.h"
 
 struct gc_request;
@@ -63,6 +64,9 @@ void session_dispatch(struct session *s, struct msg *m);
 int session_temp_root(struct session *s, const char *base);
 /* The daemon's settings with what the client may override. 0 or -ENOMEM. */
 int session_settings(struct session *s, struct settings *ret);
+
+/* session_keys.c: a trusted client's own settings make it believe in all of these. */
+bool session_vouches(struct session *s, const struct staged *v, size_t n);
 
 /* SESSION_COLLECT and SESSION_FIND_ROOTS, and their end. */
 void session_collect(struct session *s, uint32_t id, const struct session_collect *c);

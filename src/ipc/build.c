@@ -11,7 +11,7 @@
 
 LOCAL_LAYOUT(pair_layout, struct build_pair, STR(build_pair, name), STR(build_pair, value));
 LOCAL_LAYOUT(output_layout, struct build_output, STR(build_output, name), STR(build_output, path),
-	     STR(build_output, ca));
+	     STR(build_output, ca), U64(build_output, discard_refs));
 
 LAYOUT(build_start_layout, struct build_start,
        STR(build_start, drv), STR(build_start, drv_name), STR(build_start, store_dir),

@@ -43,9 +43,10 @@ struct build_pairs {
 };
 
 struct build_output {
-	char *name; /* "out" */
-	char *path; /* base name: where the builder puts it */
-	char *ca;   /* "fixed:r:sha256": its path follows from its contents; or "" */
+	char *name;	       /* "out" */
+	char *path;	       /* base name: where the builder puts it */
+	char *ca;	       /* "fixed:r:sha256": its path follows from its contents; or "" */
+	uint64_t discard_refs; /* 1: what it refers to does not count */
 };
 
 struct build_start {

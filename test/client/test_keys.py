@@ -1,0 +1,37 @@
+"""Keys that a client brings."""
+from conftest import ALICE
+
+NIX = ["nix", "--extra-experimental-features", "nix-command"]
+
+
+def test_a_trusted_client_says_whom_it_believes(make_daemon):
+    daemon = make_daemon("single", "trusted-users = root\n")
+    secret, public = daemon.base / "home-root/sk", daemon.base / "home-root/pk"
+    daemon.run("nix-store", "--generate-binary-cache-key", "k-1", secret, public, user="root")
+    out = daemon.nix_build('sh "signed" "echo signed > $out"', user="root").stdout.strip()
+    daemon.run(*NIX, "store", "sign", "--key-file", secret, out, user="root")
+    cache = f"file://{daemon.base}/cache"
+    daemon.run(*NIX, "copy", "--to", cache, out, user="root")
+    daemon.run("chmod", "-R", "a+rX", daemon.base / "cache", user="root")
+    daemon.run("nix-store", "--delete", out, user="root")
+
+    def copy(user, *options):
+        return daemon.run(*NIX, "copy", "--from", cache, out, *options, user=user, check=False)
+    key = ["--option", "trusted-public-keys", public.read_text()]
+    for user, options in [("root", []), (ALICE, key)]:
+        r = copy(user, *options)
+        assert r.returncode != 0 and "lacks a signature by a trusted key" in r.stderr
+    assert copy("root", *key).returncode == 0
+    assert open(out).read() == "signed\n"
+
+
+def test_discarded_references_of_content_addressed_outputs(make_daemon):
+    daemon = make_daemon("single", "experimental-features = nix-command ca-derivations\n")
+    out = daemon.nix_build('''
+      derivation { name = "free"; system = builtins.currentSystem; builder = "/bin/sh"; __structuredAttrs = true;
+        __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";
+        unsafeDiscardReferences.out = true; src = builtins.toFile "src" "x";
+        args = [ "-c" "echo ${builtins.toFile "src" "x"} ${builtins.placeholder "out"} > ${builtins.placeholder "out"}" ]; }''',
+        args=["--option", "experimental-features", "nix-command ca-derivations"]).stdout.strip()
+    assert daemon.run("nix-store", "-q", "--references", out).stdout == ""
+    assert open(out).read().split()[1] == out
