@@ -69,6 +69,7 @@ static int run(struct build *b, struct build_end *end, struct err *e)
 	r = ns_terminal(b, e);
 	if (r == 0 && b->s.sandbox == SANDBOX_ON && !b->warm)
 		r = net_start(b, e);
+	b->shares = root_shares(b);
 	if (r == 0)
 		r = child_start(b, e);
 	if (r < 0)
@@ -94,7 +95,9 @@ static int run(struct build *b, struct build_end *end, struct err *e)
  * core's. */
 static int clean(struct build *b)
 {
-	static const char *const names[] = { "build", "store", "tmp", "root", "out", "work", "keep" };
+	static const char *const names[] = {
+		"build", "store", "tmp", "root", "out", "work", "keep"
+	};
 	int first = 0;
 
 	first = cgroup_empty(b);
@@ -146,6 +149,7 @@ int main(int argc, char **argv)
 
 	log_setup("airplant-build", LOG_LEVEL_WARN);
 	(void)signal(SIGPIPE, SIG_IGN);
+	(void)signal(SIGIO, SIG_IGN); /* somebody wants a file on which we have a lease */
 	(void)fcntl(BUILD_FD, F_SETFD, FD_CLOEXEC);
 	umask(077);
 	if (argc == 3 && !strcmp(argv[1], BUILD_CLEAN))

@@ -78,6 +78,15 @@ int tree_result(int r, const struct work *w, const struct build_output *o, struc
 	return r > 0 ? REJECTED : r;
 }
 
+/* Whoever still holds a file of the builder's open must not hold what is registered. A builder that
+ * saw a network or the host may have handed it to anybody; where all builds have one id, its
+ * receiver could do even without having it open for writing, since it owns the file. What else a
+ * builder can reach by way of the sandbox's paths, shows in the file. */
+static bool sees_others(const struct build *b)
+{
+	return b->s.fixed || b->s.sandbox != SANDBOX_ON || (b->ids.mode == IDS_SINGLE && b->shares);
+}
+
 static int take_output(struct work *w, const struct build_output *o, struct err *e)
 {
 	const struct build *b = w->b;
@@ -88,17 +97,19 @@ static int take_output(struct work *w, const struct build_output *o, struct err 
 		.new_gid = chown ? b->owner_gid : (gid_t)-1,
 		.n_uids = (uid_t)b->s.n_ids,
 	};
+	bool held = sees_others(b);
 	struct stat st;
 	int r = check_present(w, o, &st, e);
 
 	if (r != 0)
 		return r;
+	if (!held)
+		owner.ret_held = &held;
 	r = tree_result(tree_canonicalise(w->store, o->path, &owner, e), w, o, e);
 	if (r != 0)
 		return r;
-	if (b->s.fixed || b->s.sandbox != SANDBOX_ON) {
-		/* The builder saw a network, or the host: whoever still holds one of its files open
-		 * must not hold what is registered. */
+	if (held) {
+		owner.ret_held = NULL;
 		r = tree_result(tree_copy(w->store, o->path, w->out, o->path, e), w, o, e);
 		if (r == 0) {
 			owner.uid = b->owner_uid;

@@ -514,6 +514,28 @@ static int bind_configured(struct build *b, struct err *e)
 	return 0;
 }
 
+bool root_shares(const struct build *b)
+{
+	for (size_t i = 0; i < b->s.binds.n; i++) {
+		_cleanup_free_ char *path = strdup(b->s.binds.v[i].value);
+		struct stat st;
+		size_t len;
+
+		if (!path)
+			return true;
+		len = strlen(path);
+		if (len && path[len - 1] == '?')
+			path[len - 1] = 0;
+		if (strcmp(path, b->s.real_store) && lies_in(path, b->s.real_store) &&
+		    !strstr(path, "/../"))
+			continue; /* there are no sockets in a store */
+		if (stat(path, &st) < 0 ? errno != ENOENT
+					: !S_ISREG(st.st_mode) && !S_ISCHR(st.st_mode))
+			return true;
+	}
+	return false;
+}
+
 static bool has_bind(const struct build *b, const char *target)
 {
 	for (size_t i = 0; i < b->s.binds.n; i++)

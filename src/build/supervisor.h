@@ -49,6 +49,7 @@ struct build {
 	 * the terminal's devpts. */
 	int mounts_fd, pts_fd;
 	int net_pidfd, net_out;	 /* pasta, while there is one; what it says while it starts */
+	bool shares;		 /* see root_shares() */
 	const char *net_missing; /* why a build that may use the network has none */
 	struct logfile *log;
 	bool cancelled;	 /* the core hung up or said BUILD_CANCEL */
@@ -107,6 +108,9 @@ int root_scratch(struct build *b, struct err *e);
 /* Sets the loopback interface of the process's network namespace up. 0 or -errno. */
 int root_loopback(void);
 int root_enter(struct build *b, struct err *e);
+/* Do the configured paths show the builder anything of the host's in which others could listen to it:
+ * a directory, a socket? Asked before the supervisor gives up the host's files. */
+bool root_shares(const struct build *b);
 /* The same in two steps, for a range: what takes O's capabilities, and what takes those of I; the
  * working directory is that of root_path() at the start of the second. */
 int root_make(struct build *b, struct err *e);

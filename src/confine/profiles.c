@@ -125,8 +125,10 @@ static const struct call terminals[] = { CALL("ioctl"), END };
 
 /* Making a builder's outputs ours: owner, names, leftovers of ACLs. No attribute is ever set.
  * openat2 hides its mode behind a pointer; the kernel takes set-user-ID bits away at the first
- * write of a process without CAP_FSETID, so at worst there is an empty file with such a bit. */
+ * write of a process without CAP_FSETID, so at worst there is an empty file with such a bit. A lease
+ * tells whether somebody else has a file open (nar/tree_canon.c). */
 static const struct call take_over[] = {
+	IS("fcntl", 1, F_SETLEASE),
 	CALL("openat2"), CALL("fchown"), CALL("fchownat"), CALL("lchown"), CALL("link"),
 	CALL("linkat"), CALL("listxattr"), CALL("llistxattr"), CALL("flistxattr"),
 	CALL("getxattr"), CALL("lgetxattr"), CALL("fgetxattr"),

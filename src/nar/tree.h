@@ -43,6 +43,9 @@ struct tree_owner {
 	uid_t new_uid; /* what it is given to; (uid_t)-1: no chown */
 	gid_t new_gid;
 	uid_t n_uids; /* how many ids from `uid` on are the builder's; 0 means one */
+	/* NULL, or set to true when somebody may still have a file of the tree open for writing: it
+	 * was handed out while the builder ran. What cannot be told counts as that. */
+	bool *ret_held;
 };
 /* Canonical metadata for a tree that a builder left behind: rejects anything but files,
  * directories and symlinks, foreign owners, and hard links that lead out of the tree; clears

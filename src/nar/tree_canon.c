@@ -181,6 +181,16 @@ static mode_t canonical_mode(const struct canon *c, const struct stat *st)
 	return st->st_mode & S_IXUSR ? 0555 : 0444;
 }
 
+/* The kernel grants a read lease only while nobody has the inode open for writing: no descriptor,
+ * no shared mapping, none on its way through a socket. (It asks for the owner of the file, which we
+ * are by now; after the chown nobody else can open it anew.) */
+static bool is_held(int fd)
+{
+	if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0)
+		return true;
+	return fcntl(fd, F_SETLEASE, F_UNLCK) < 0;
+}
+
 static int apply_fd(struct canon *c, int fd, const char *name, const struct stat *st)
 {
 	const struct tree_owner *o = c->owner;
@@ -194,6 +204,8 @@ static int apply_fd(struct canon *c, int fd, const char *name, const struct stat
 		return tree_errno(&c->walk, name, c->e, -errno, "changing modification time of");
 	if (o->new_uid != (uid_t)-1 && fchown(fd, o->new_uid, o->new_gid) < 0)
 		return tree_errno(&c->walk, name, c->e, -errno, "changing owner of");
+	if (o->ret_held && S_ISREG(st->st_mode) && is_held(fd))
+		*o->ret_held = true;
 	return 0;
 }
 
