@@ -200,10 +200,14 @@ def test_what_is_wanted_meanwhile_stays(traced):
     """While the tracer takes its time: a client that held a path and left, an add, a build."""
     daemon, tracer = traced(conf="keep-derivations = false\n")
     held, dead = add(daemon, "held"), add(daemon, "dead")
-    below = add(daemon, "below")
+    below, early = add(daemon, "below"), add(daemon, "early")
+    old = Worker(daemon.socket)
+    old.op(TEMP_ROOT, early)
+    assert old.u64() == 1
     tracer.go.clear()
     gc = daemon.popen("nix-store", "--gc", user="root")
     assert tracer.asked.wait(10)
+    old.close()  # he held it before; his link may be younger than the tracer's look
     with Worker(daemon.socket) as w:
         w.op(TEMP_ROOT, held)
         assert w.u64() == 1 and w.valid(held)
@@ -213,9 +217,9 @@ def test_what_is_wanted_meanwhile_stays(traced):
     tracer.go.set()
     out, _ = gc.communicate(timeout=30)
     assert gc.returncode == 0 and f"deleting '{dead}'" in out, out
-    assert all(map(os.path.exists, (held, new, below, built))) and not os.path.exists(dead)
+    assert all(map(os.path.exists, (held, early, new, below, built))) and not os.path.exists(dead)
     daemon.run("nix-store", "--gc", user="root")
-    assert not any(map(os.path.exists, (held, new, below, built)))
+    assert not any(map(os.path.exists, (held, early, new, below, built)))
 
 
 def test_a_build_is_not_disturbed(daemon):
