@@ -381,6 +381,9 @@ void goal_done(struct goal *g, bool ok, uint64_t status, const char *error)
 {
 	bool was_running = g->state == GOAL_RUNNING;
 
+	/* Recording what it gave commits what others wait for, and they may have dropped it. */
+	if (g->state == GOAL_DONE)
+		return;
 	goal_stand(g);
 	g->status = status;
 	while (g->interests)
