@@ -34,8 +34,13 @@ static int receive_start(struct build *b)
 	b->log_fd = TAKE_FD(m.fds[0]);
 	if (b->s.compress_log)
 		b->zlog_fd = TAKE_FD(m.fds[1]);
-	if (b->s.cgroup)
-		b->cgroup = TAKE_FD(m.fds[m.n_fds - 1]);
+	if (b->s.cgroup) {
+		b->cgroup = fcntl(m.fds[m.n_fds - 1], F_DUPFD_CLOEXEC, CONFINE_CGROUP_FD);
+		if (b->cgroup != CONFINE_CGROUP_FD) { /* the seal knows it by this number */
+			log_error("fd %d is taken", CONFINE_CGROUP_FD);
+			return -EMFILE;
+		}
+	}
 	b->top = open(b->s.scratch, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (b->top < 0) {
 		log_error("opening '%s': %s", b->s.scratch, strerror(errno));

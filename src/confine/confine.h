@@ -9,6 +9,9 @@
 
 #include "base/err.h"
 
+/* Where a supervisor has its build's cgroup, if it has one. */
+enum { CONFINE_CGROUP_FD = 64 };
+
 enum confine_profile {
 	CONFINE_SESSION,    /* client bytes: no exec, no sockets, no path outside its jail */
 	CONFINE_SUPERVISOR, /* after the builder started: no exec, no ptrace, no kill by pid … */

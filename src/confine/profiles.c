@@ -219,8 +219,9 @@ const struct profile confine_profiles[N_PROFILES] = {
 		.process = "airplant-build",
 		.caps = CAP(CHOWN) | CAP(FOWNER) | CAP(DAC_OVERRIDE) | CAP(DAC_READ_SEARCH) |
 			CAP(KILL),
-		.places = { { .path = "/" /* the scratch */, .work = true } },
-		.n_places = 1,
+		.places = { { .path = "/" /* the scratch */, .work = true },
+			    { .fd = CONFINE_CGROUP_FD, .work = true, .optional = true } },
+		.n_places = 2,
 		.signals = true, /* its builder */
 		.otherwise = ANSWER_KILL,
 		.rules = {

@@ -49,6 +49,7 @@ struct place {
 	const char *path;
 	int fd;
 	bool work;
+	bool optional; /* the fd may be closed */
 };
 
 struct profile {

@@ -68,6 +68,8 @@ static int allow(int ruleset, const struct place *place, uint64_t handled_fs)
 	};
 	_cleanup_close_ int dir = -1;
 
+	if (place->optional && fcntl(place->fd, F_GETFD) < 0)
+		return 0;
 	if (place->path) {
 		dir = open(place->path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 		if (dir < 0)
