@@ -72,23 +72,39 @@ def test_cancelled_build_has_time_to_delete(make_daemon):
     assert "left files" not in daemon.tail()
 
 
+def make_stale(daemon, name):
+    """A directory where an output belongs: what a crash leaves. It gives way to the next attempt."""
+    drv = daemon.run("nix-instantiate", "-E", PRELUDE + f'sh "{name}" "echo > $out"').stdout.strip()
+    stale = daemon.run("nix-store", "-q", "--outputs", drv).stdout.strip()
+    os.mkdir(stale)
+    os.chown(stale, daemon.users[DAEMON].pw_uid, daemon.users[DAEMON].pw_gid)
+    open(stale + "/file", "w").close()
+    return drv, stale
+
+
 def test_what_cannot_be_deleted_holds_up_nothing(make_daemon):
-    """Files of a build whose supervisor was killed are named once; the rest of the trash is emptied."""
+    """A file that nobody can delete is named once; the rest of the trash is emptied, and so is what a killed supervisor left."""
     daemon = make_daemon("broker")
-    client = daemon.popen("nix-build", "--no-out-link", "-E", PRELUDE + BUSY)
-    builder, supervisor = running_build(daemon, client, "")
-    os.kill(supervisor, signal.SIGKILL)
-    assert client.wait(20) != 0
-    wait_for(lambda: "left files in '" in daemon.tail(), daemon.daemon_log)
+    drv, stale = make_stale(daemon, "stuck")
+    number = os.stat(stale + "/file").st_ino
+    subprocess.run(["chattr", "+i", stale + "/file"], check=True)
+    try:
+        daemon.run("nix-store", "-r", drv)
+        wait_for(lambda: "cannot be deleted: Operation not permitted ('file' in it" in daemon.tail(), daemon.daemon_log)
+        daemon.run("nix-store", "-r", make_stale(daemon, "other")[0])
+        wait_for(lambda: len(spool(daemon, "trash")) == 1, daemon.daemon_log, seconds=5)
+        client = daemon.popen("nix-build", "--no-out-link", "-E", PRELUDE + BUSY)
+        builder, supervisor = running_build(daemon, client, "")
+        os.kill(supervisor, signal.SIGKILL)
+        assert client.wait(20) != 0
+        wait_for(lambda: not spool(daemon, "lost") and not locked_slots(daemon), daemon.daemon_log)
+        assert len(spool(daemon, "trash")) == 1
+        assert daemon.tail().count("cannot be deleted") == 1 and "cannot be cleaned" not in daemon.tail()
+    finally:
+        subprocess.run(["find", str(daemon.base), "-inum", str(number), "-exec", "chattr", "-i", "{}", ";"], check=True)
     daemon.stop()
     daemon.start()
-    wait_for(lambda: "cannot be deleted by the daemon" in daemon.tail(), daemon.daemon_log)
-    drv = daemon.run("nix-instantiate", "-E", PRELUDE + 'sh "x" "echo > $out"').stdout.strip()
-    stale = daemon.run("nix-store", "-q", "--outputs", drv).stdout.strip()
-    open(stale, "w").close()  # what a crash leaves: it gives way
-    daemon.run("nix-store", "-r", drv)
-    wait_for(lambda: len(spool(daemon, "trash")) == 1, daemon.daemon_log, seconds=5)
-    assert daemon.tail().count("cannot be deleted by the daemon") == 1
+    wait_for(lambda: not spool(daemon, "trash"), daemon.daemon_log)
 
 
 def test_rewritten_derivation_is_not_built(make_daemon):
