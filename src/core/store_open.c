@@ -1,6 +1,6 @@
 /* Opening the store. See store_open.h. Linked by airplantd.
  *
- * It never changes the owner or the mode of a directory that exists. */
+ * It never changes the owner of a directory that exists, and its mode only to close it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -45,7 +45,21 @@ static int refuse_symlinks(const char *store_dir, struct err *e)
 	return 0;
 }
 
-static int make_dir(const char *top, const char *sub, mode_t mode, struct err *e)
+/* Where everybody can make names, anybody can take another's (CVE-2019-17365: Nix before 2.3.1 left
+ * profiles/per-user so). */
+static int close_dir(const char *path, mode_t now, mode_t shut, struct err *e)
+{
+	const mode_t mode = now & 07777 & ~shut;
+
+	if (!(now & shut) || chmod(path, mode) == 0)
+		return 0;
+	return err_set(e, -errno,
+		       "the mode of '%s' lets other users do more there than they may, and the "
+		       "daemon cannot change it (%s): as root, 'chmod %04o' it",
+		       path, strerror(errno), mode);
+}
+
+static int make_dir(const char *top, const char *sub, mode_t mode, mode_t shut, struct err *e)
 {
 	_cleanup_free_ char *path = NULL;
 	struct stat st;
@@ -53,11 +67,8 @@ static int make_dir(const char *top, const char *sub, mode_t mode, struct err *e
 
 	if (asprintf(&path, "%s%s", top, sub) < 0)
 		return err_set(e, -ENOMEM, "out of memory");
-	if (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) {
-		if (mode == 0700 && (st.st_mode & 077) && chmod(path, mode) < 0)
-			return err_errno(e, -errno, "closing '%s' to others", path);
-		return 0;
-	}
+	if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		return close_dir(path, st.st_mode, shut, e);
 	r = mkdir_p(path, 0755);
 	if (r < 0)
 		return err_errno(e, r, "creating directory '%s'", path);
@@ -70,25 +81,25 @@ static int make_dirs(struct core *core, struct err *e)
 {
 	const struct {
 		const char *top, *sub;
-		mode_t mode;
+		mode_t mode, shut; /* bits that an existing one may not have */
 	} dirs[] = {
 		{ core->store_dir, "", 01775 },
 		{ core->store_dir, "/.links", 0755 },
-		{ core->state_dir, "", 0755 },
+		{ core->state_dir, "", 0755, 002 },
 		/* Private: who can open the database for reading can lock it against its writer. */
-		{ core->state_dir, "/db", 0700 },
-		{ core->state_dir, "/gcroots", 0755 },
-		{ core->state_dir, "/gcroots/auto", 0755 },
-		{ core->state_dir, "/gcroots/per-user", 0755 },
-		{ core->state_dir, "/profiles", 0755 },
-		{ core->state_dir, "/profiles/per-user", 0755 },
+		{ core->state_dir, "/db", 0700, 077 },
+		{ core->state_dir, "/gcroots", 0755, 002 },
+		{ core->state_dir, "/gcroots/auto", 0755, 022 },
+		{ core->state_dir, "/gcroots/per-user", 0755, 022 },
+		{ core->state_dir, "/profiles", 0755, 002 },
+		{ core->state_dir, "/profiles/per-user", 0755, 022 },
 		{ core->state_dir, "/temproots", 0755 },
-		{ core->state_dir, "/airplant", 0755 },
+		{ core->state_dir, "/airplant", 0755, 022 },
 		{ core->log_dir, "", 0755 },
 	};
 
 	for (size_t i = 0; i < ELEMENTS(dirs); i++) {
-		int r = make_dir(dirs[i].top, dirs[i].sub, dirs[i].mode, e);
+		int r = make_dir(dirs[i].top, dirs[i].sub, dirs[i].mode, dirs[i].shut, e);
 
 		if (r < 0)
 			return r;

@@ -85,6 +85,22 @@ static char *user_name(uid_t uid)
 	return asprintf(&name, "%u", (unsigned int)uid) < 0 ? NULL : name;
 }
 
+bool peer_owns_name(const struct peer *p)
+{
+	struct passwd pw, *res = NULL;
+
+	for (size_t size = NSS_BUF; size <= NSS_BUF_MAX; size *= 4) {
+		_cleanup_free_ char *buf = malloc(size);
+
+		if (!buf)
+			return false;
+		if (getpwnam_r(p->name, &pw, buf, size, &res) == ERANGE)
+			continue;
+		return res && res->pw_uid == p->uid;
+	}
+	return false;
+}
+
 static char *group_name(gid_t gid)
 {
 	struct group gr, *res = NULL;

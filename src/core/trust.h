@@ -27,3 +27,6 @@ int peer_judge(struct peer *p, const struct settings *s);
 /* Does a list ("*", "name", "@group", a number for a user without a name) name this peer?
  * `primary` is the name of its primary group, or the number. */
 bool peer_matches(const struct peer *p, const char *primary, const struct strv *list);
+/* Is the peer the account that its name belongs to? Not one without a name, which goes by its
+ * number here, and not the second of two with the same name. Asks the system's databases. */
+bool peer_owns_name(const struct peer *p);
