@@ -42,7 +42,8 @@ static const struct call look_at_self[] = {
 
 /* Bytes in and out of what is open already, and waiting for them. No fd comes in this way.
  *
- * fcntl goes by command: F_SETOWN with F_SETSIG would be a kill(2) by another name. */
+ * fcntl goes by command: F_SETOWN with F_SETSIG would be a kill(2) by another name. Locks are those
+ * that SQLite takes, which have a process to blame (store/blocked.c): not flock, not F_OFD_SETLK. */
 static const struct call open_files[] = {
 	CALL("read"), CALL("write"), CALL("readv"), CALL("writev"), CALL("pread64"),
 	CALL("pwrite64"), CALL("preadv"), CALL("pwritev"), CALL("lseek"), CALL("dup"),
@@ -53,9 +54,8 @@ static const struct call open_files[] = {
 	CALL("getsockopt"), IS("fcntl", 1, F_DUPFD), IS("fcntl", 1, F_DUPFD_CLOEXEC),
 	IS("fcntl", 1, F_GETFD), IS("fcntl", 1, F_SETFD), IS("fcntl", 1, F_GETFL),
 	IS("fcntl", 1, F_SETFL), IS("fcntl", 1, F_GETLK), IS("fcntl", 1, F_SETLK),
-	IS("fcntl", 1, F_SETLKW), IS("fcntl", 1, F_OFD_GETLK), IS("fcntl", 1, F_OFD_SETLK),
-	IS("fcntl", 1, F_OFD_SETLKW), IS("fcntl", 1, F_ADD_SEALS), IS("fcntl", 1, F_GET_SEALS),
-	IS("fcntl", 1, F_SETPIPE_SZ), IS("fcntl", 1, F_GETPIPE_SZ), CALL("flock"),
+	IS("fcntl", 1, F_SETLKW), IS("fcntl", 1, F_ADD_SEALS), IS("fcntl", 1, F_GET_SEALS),
+	IS("fcntl", 1, F_SETPIPE_SZ), IS("fcntl", 1, F_GETPIPE_SZ),
 	CALL("fstat"), CALL("fstatfs"), CALL("memfd_create"),
 	END,
 };

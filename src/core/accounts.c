@@ -15,7 +15,7 @@ enum {
 };
 
 struct account {
-	size_t connections;
+	size_t connections, temp_roots;
 	unsigned int crashes;
 	uint64_t last_crash_usec, until_usec;
 };
@@ -75,6 +75,24 @@ void account_close(struct accounts *a, uid_t uid)
 		snprintf(key, sizeof(key), "%u", (unsigned int)uid);
 		free(smap_remove(&a->uids, key));
 	}
+}
+
+int account_hold(struct accounts *a, uid_t uid)
+{
+	struct account *acc = find(a, uid, false);
+
+	if (!acc || acc->temp_roots >= TEMP_ROOTS_PER_UID)
+		return ACCOUNT_FULL;
+	acc->temp_roots++;
+	return 0;
+}
+
+void account_let_go(struct accounts *a, uid_t uid, size_t n)
+{
+	struct account *acc = find(a, uid, false);
+
+	if (acc)
+		acc->temp_roots -= n < acc->temp_roots ? n : acc->temp_roots;
 }
 
 static void forgive(struct account *acc, uint64_t now)

@@ -236,6 +236,7 @@ void place_objects_from(struct place *p, const struct staged *v, size_t n, unsig
 		done(ctx, &oom);
 		return;
 	}
+	b->sigs_max = flags & PLACE_CHECK_SIGS ? DB_SIGS_FOREIGN : DB_SIGS_MAX;
 	r = open_round(p, &b->err);
 	if (r == 0)
 		r = prepare(p, b, v, n, flags);
@@ -259,16 +260,17 @@ static int register_batch(struct db *db, struct batch *b, bool guarded)
 {
 	int r = 0;
 
-	if (b->n_regs > 0)
-		r = guarded ? db_register_many(db, b->regs, b->n_regs, &b->err)
-			    : db_register_bare(db, b->regs, b->n_regs, &b->err);
+	/* The signatures first: of a batch that fails no row may stay, since its files go. */
 	for (size_t i = 0; r == 0 && i < b->n_sigs; i++) {
-		r = db_add_sigs(db, &b->sigs[i].path, &b->sigs[i].sigs);
+		r = db_add_sigs(db, &b->sigs[i].path, &b->sigs[i].sigs, b->sigs_max);
 		if (r == DB_ABSENT)
 			r = 0; /* collected meanwhile: there is nothing to sign */
 		if (r < 0)
 			err_errno(&b->err, r, "adding signatures");
 	}
+	if (r == 0 && b->n_regs > 0)
+		r = guarded ? db_register_many(db, b->regs, b->n_regs, &b->err)
+			    : db_register_bare(db, b->regs, b->n_regs, &b->err);
 	if (r != 0 && b->err.code == 0)
 		err_errno(&b->err, r < 0 ? r : -EIO, "registering in the database");
 	return r;

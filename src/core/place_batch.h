@@ -18,7 +18,7 @@ struct batch {
 	size_t n_regs, n_moved; /* the first n_moved lie in the store */
 	/* Objects that were valid before: only their signatures count. */
 	struct path_info *sigs;
-	size_t n_sigs;
+	size_t n_sigs, sigs_max; /* sigs_max: bytes, of one path */
 	place_done done;
 	void *ctx;
 	struct err err;

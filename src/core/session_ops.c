@@ -18,7 +18,6 @@
 
 enum {
 	OP_ARENA = 3 * SESSION_MSG_MAX,
-	TEMP_ROOTS_MAX = 2000 * 1000,
 	OBJECTS_MAX = 1 << 20,
 	LOG_MAX = 1 << 30 /* bytes */
 };
@@ -46,10 +45,19 @@ static bool parse(struct session *s, const char *base, struct store_path *ret)
 
 int session_temp_root(struct session *s, const char *base)
 {
-	if (s->temp_roots.n >= TEMP_ROOTS_MAX)
+	int r;
+
+	if (smap_has(&s->temp_roots, base)) {
+		gc_pin(s->all->core, base);
+		return 0;
+	}
+	if (s->stopped || account_hold(&s->all->accounts, s->peer.uid) != 0)
 		return -ENOBUFS;
 	gc_pin(s->all->core, base);
-	return smap_put(&s->temp_roots, base, NULL);
+	r = smap_put(&s->temp_roots, base, NULL);
+	if (r < 0)
+		account_let_go(&s->all->accounts, s->peer.uid, 1);
+	return r;
 }
 
 /* Kept per session for as long as it lives: bytes. */
@@ -235,9 +243,13 @@ static void op_add_sigs(struct session *s, struct msg *m, void *record, struct a
 			return;
 		}
 	place_flush(core->place); /* it may have been added in this round */
-	r = db_add_sigs(core->db, &path, &sigs->sigs);
+	r = db_add_sigs(core->db, &path, &sigs->sigs,
+			s->peer.trusted ? DB_SIGS_MAX : DB_SIGS_FOREIGN);
 	if (r == DB_ABSENT)
 		err_set(&e, r, "path '%s/%s' is not valid", core->store_dir, path.base);
+	else if (r == -E2BIG)
+		err_set(&e, r, "path '%s/%s' would have too many signatures", core->store_dir,
+			path.base);
 	else if (r != 0)
 		err_errno(&e, r < 0 ? r : -EIO, "adding signatures to '%s/%s'", core->store_dir,
 			  path.base);

@@ -19,6 +19,7 @@ struct session {
 	bool spare;	   /* waits for a client, and is counted so */
 	bool assigned;	   /* has a client */
 	bool stopped;	   /* the channel is closed, the process told to go */
+	bool blocked;	   /* it locked the database, and was killed */
 	bool doomed;	   /* will be stopped at the end of the round */
 	pid_t pid;
 	int pidfd, chan;

@@ -82,6 +82,7 @@ static void session_stop(struct session *s)
 	s->chan_watch = NULL;
 	close_fdp(&s->chan);
 	leave_pins(s);
+	account_let_go(&s->all->accounts, s->peer.uid, s->temp_roots.n);
 	smap_done(&s->temp_roots);
 	/* It ends by itself when its channel closes; a hostile one might not. The status of one
 	 * that is ending already stays what it is. */
@@ -575,4 +576,22 @@ bool sessions_building(const struct sessions *ss)
 		if (s->building)
 			return true;
 	return false;
+}
+
+/* No session holds such a lock for longer than a moment, unless it was taken over. It is ended at
+ * once, since the core waits; the rest of its end follows when the loop hears of it. */
+void sessions_end_blocker(void *ctx, pid_t pid)
+{
+	struct core *core = ctx;
+
+	for (struct session *s = core->sessions ? core->sessions->list : NULL; s; s = s->next) {
+		if (s->pid != pid || s->blocked)
+			continue;
+		s->blocked = true;
+		log_warn("session %d of user %s locks the database against its writer: ended",
+			 (int)pid, s->peer.name ? s->peer.name : "(none yet)");
+		(void)syscall(SYS_pidfd_send_signal, s->pidfd, SIGKILL, NULL, 0); /* gone: fine */
+		if (s->assigned)
+			account_crash(&core->sessions->accounts, s->peer.uid);
+	}
 }

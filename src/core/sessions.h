@@ -28,5 +28,7 @@ int sessions_temp_roots(struct sessions *ss, int (*fn)(void *ctx, const char *ba
 			void *ctx);
 /* There is space again: what they hold back goes on. */
 void sessions_resume(struct sessions *ss);
+/* db_on_blocked()'s: ends the session with this pid, if there is one. */
+void sessions_end_blocker(void *core, pid_t pid);
 /* Does any of them wait for a build? */
 bool sessions_building(const struct sessions *ss);

@@ -16,6 +16,7 @@
 #include "core/jail.h"
 #include "core/place.h"
 #include "core/reserve.h"
+#include "core/sessions.h"
 #include "core/spool.h"
 #include "core/store_open.h"
 
@@ -191,6 +192,7 @@ static int open_all(struct core *core, struct err *e)
 	r = db_open(db_dir, DB_WRITE, core->store_dir, core->settings.fsync_metadata, &core->db, e);
 	if (r != 0)
 		return r < 0 ? r : -EINVAL;
+	db_on_blocked(core->db, sessions_end_blocker, core);
 	if (strv_has(&core->settings.experimental_features, "ca-derivations")) {
 		r = db_realisations_create(core->db, e);
 		if (r < 0)

@@ -39,6 +39,11 @@ static inline void db_closep(struct db **db)
 		db_close(*db);
 }
 
+/* While the writer waits for a lock: who has it. `fn` may be called again and again, until it is
+ * free, or the transaction is given up. */
+typedef void (*db_blocked)(void *ctx, pid_t pid);
+void db_on_blocked(struct db *db, db_blocked fn, void *ctx);
+
 /* A read snapshot over several queries (cheaper: one lock). Optional. Nested calls are errors. */
 int db_read_begin(struct db *db);
 void db_read_end(struct db *db);
@@ -106,6 +111,10 @@ int db_realisations_create(struct db *db, struct err *e);
 /* Adds one; signatures are merged into those of an equal one. Its path must be valid. DB_BAD with
  * upstream's sentence: another path is recorded for that output. */
 int db_register_realisation(struct db *db, const struct realisation *r, struct err *e);
-int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *sigs); /* DB_ABSENT */
+/* Bytes of signatures that a path may have, some hundred. What clients without trust add fills one
+ * half: everybody who asks for the path is sent all of them, and there is to be room for good ones. */
+enum { DB_SIGS_MAX = 64 * 1024, DB_SIGS_FOREIGN = DB_SIGS_MAX / 2 };
+/* DB_ABSENT; -E2BIG when there would be more than `max` bytes. */
+int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *sigs, size_t max);
 int db_invalidate(struct db *db, const struct store_path *p); /* -EBUSY when it has referrers */
 int db_delete_id(struct db *db, uint64_t id);		      /* the same by row id */

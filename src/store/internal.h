@@ -47,6 +47,7 @@ struct db {
 	sqlite3_stmt *stmts[DB_N_STMTS]; /* prepared on first use, kept for ever */
 	enum db_mode mode;
 	int lock_fd;	   /* big-lock, shared; -1 for readers */
+	int shm_fd;	   /* blocked.c's, -1 until there was a need */
 	bool in_snapshot;  /* between db_read_begin and db_read_end */
 	bool realisations; /* their tables are there */
 	bool in_txn;	   /* between db_begin and db_commit */
@@ -54,6 +55,9 @@ struct db {
 	size_t prefix_len; /* bytes */
 	/* Two texts bound at the same time: prefix and base name. Each has room for both. */
 	char *full[2];
+	db_blocked blocked;
+	void *blocked_ctx;
+	uint64_t busy_since;
 };
 
 /* schema.c: makes what schema 10 has, where missing. */

@@ -446,7 +446,7 @@ int db_open(const char *db_dir, enum db_mode mode, const char *store_dir, bool s
 	if (!db)
 		return err_errno(e, -ENOMEM, "opening the database");
 	db->mode = mode;
-	db->lock_fd = -1;
+	db->lock_fd = db->shm_fd = -1;
 	r = set_store_dir(db, store_dir);
 	if (r)
 		return err_errno(e, r, "opening the database");
@@ -470,6 +470,7 @@ void db_close(struct db *db)
 		sqlite3_finalize(db->stmts[i]);
 	sqlite3_close(db->sql);
 	close_fdp(&db->lock_fd);
+	close_fdp(&db->shm_fd);
 	free(db->prefix);
 	for (size_t i = 0; i < ELEMENTS(db->full); i++)
 		free(db->full[i]);

@@ -6,8 +6,6 @@
 
 #include "base/buf.h"
 
-enum { SIGS_MAX_BYTES = 1024 * 1024 };
-
 int db_begin(struct db *db)
 {
 	int r;
@@ -52,7 +50,7 @@ void db_rollback(struct db *db)
 
 int db_bind_sigs(sqlite3_stmt *st, int column, const struct strv *sigs)
 {
-	_cleanup_buf_ struct buf b = BUF_INIT(SIGS_MAX_BYTES);
+	_cleanup_buf_ struct buf b = BUF_INIT(DB_SIGS_MAX);
 	_cleanup_free_ char **sorted = NULL;
 	struct strv list;
 	int r = 0;
@@ -92,7 +90,17 @@ static int write_sigs(struct db *db, const struct store_path *p, const struct st
 	return r ? r : db_run(st);
 }
 
-static int merge_sigs(struct db *db, const struct store_path *p, const struct strv *sigs)
+static size_t text_size(const struct strv *sigs)
+{
+	size_t size = 0;
+
+	for (size_t i = 0; i < sigs->n; i++)
+		size += strlen(sigs->v[i]) + 1;
+	return size;
+}
+
+static int merge_sigs(struct db *db, const struct store_path *p, const struct strv *sigs,
+		      size_t max)
 {
 	_cleanup_arena_ struct arena a = ARENA_INIT(16 * 1024 * 1024);
 	struct path_info info;
@@ -101,15 +109,21 @@ static int merge_sigs(struct db *db, const struct store_path *p, const struct st
 
 	if (r)
 		return r;
+	strv_sort_uniq(&info.sigs, false);
 	had = info.sigs.n;
+	/* Before anything that takes time: there may be millions. */
+	if (text_size(sigs) > max)
+		return -E2BIG;
 	for (size_t i = 0; i < sigs->n; i++)
-		if (!strv_has(&info.sigs, sigs->v[i]) &&
-		    strv_add_arena(&info.sigs, &a, sigs->v[i]) < 0)
+		if (strv_add_arena(&info.sigs, &a, sigs->v[i]) < 0)
 			return -ENOMEM;
-	return info.sigs.n == had ? 0 : write_sigs(db, p, &info.sigs);
+	strv_sort_uniq(&info.sigs, false);
+	if (info.sigs.n == had)
+		return 0;
+	return text_size(&info.sigs) > max ? -E2BIG : write_sigs(db, p, &info.sigs);
 }
 
-int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *sigs)
+int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *sigs, size_t max)
 {
 	/* Read and write in one transaction: another process may add one meanwhile. */
 	bool own = !db->in_txn;
@@ -117,7 +131,7 @@ int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *si
 
 	if (r)
 		return r;
-	r = merge_sigs(db, p, sigs);
+	r = merge_sigs(db, p, sigs, max);
 	if (!own)
 		return r;
 	if (!r)

@@ -45,7 +45,7 @@ static void test_cannot_write(void **state)
 	strv_add_arena(&sigs, &a, (char *)"k:s");
 	assert_int_equal(db_begin(reader), -EROFS);
 	assert_int_equal(db_register_many(reader, &x, 1, &e), -EROFS);
-	assert_int_equal(db_add_sigs(reader, &x.info.path, &sigs), -EROFS);
+	assert_int_equal(db_add_sigs(reader, &x.info.path, &sigs, DB_SIGS_MAX), -EROFS);
 	assert_int_equal(db_invalidate(reader, &x.info.path), -EROFS);
 }
 

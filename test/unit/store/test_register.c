@@ -141,16 +141,22 @@ static void test_sigs(void **state)
 	strv_add_arena(&sigs, &a, (char *)"z:2");
 	strv_add_arena(&sigs, &a, (char *)"b:2");
 	strv_add_arena(&sigs, &a, (char *)"m:1");
-	assert_int_equal(db_add_sigs(db, &none, &sigs), DB_ABSENT);
-	assert_int_equal(db_add_sigs(db, &reg.info.path, &sigs), 0);
+	assert_int_equal(db_add_sigs(db, &none, &sigs, DB_SIGS_MAX), DB_ABSENT);
+	assert_int_equal(db_add_sigs(db, &reg.info.path, &sigs, DB_SIGS_MAX), 0);
 	assert_int_equal(db_path_info(db, &reg.info.path, &a, &i), 0);
 	assert_int_equal(i.sigs.n, 3);
 	assert_string_equal(i.sigs.v[0], "b:2");
 	assert_string_equal(i.sigs.v[1], "m:1");
 	assert_string_equal(i.sigs.v[2], "z:2");
+	/* as many as there is room for, and a repetition always */
+	assert_int_equal(db_add_sigs(db, &reg.info.path, &sigs, 12), 0);
+	strv_add_arena(&sigs, &a, (char *)"y:3");
+	assert_int_equal(db_add_sigs(db, &reg.info.path, &sigs, 15), -E2BIG);
+	assert_int_equal(db_path_info(db, &reg.info.path, &a, &i), 0);
+	assert_int_equal(i.sigs.n, 3);
 	/* one text must not become two signatures */
 	strv_add_arena(&bad, &a, (char *)"k:1 root:2");
-	assert_int_equal(db_add_sigs(db, &reg.info.path, &bad), -EINVAL);
+	assert_int_equal(db_add_sigs(db, &reg.info.path, &bad, DB_SIGS_MAX), -EINVAL);
 	assert_int_equal(db_path_info(db, &reg.info.path, &a, &i), 0);
 	assert_int_equal(i.sigs.n, 3);
 }
