@@ -23,6 +23,7 @@
 #include "core/system_features.h"
 #include "core/lease.h"
 #include "core/loop.h"
+#include "core/optimise.h"
 #include "core/place.h"
 #include "core/spool.h"
 
@@ -93,6 +94,7 @@ void run_free(struct build_run *run)
 	loop_remove(run->pid_watch);
 	loop_remove(run->builder_watch);
 	loop_remove(run->hangup_watch);
+	optimise_forget(run->optimising);
 	loop_timer_cancel(run->kill_timer);
 	loop_timer_cancel(run->retry_timer);
 	loop_timer_cancel(run->settle_timer);
@@ -375,10 +377,8 @@ static void run_step_ids(struct build_run *run)
 		spare_refill(run->runs); /* while the builder's root is being made */
 }
 
-static void on_placed(void *ctx, const struct err *e)
+static void placed(struct build_run *run, const struct err *e)
 {
-	struct build_run *run = ctx;
-
 	run->placing = false;
 	if (!e)
 		tell_end(run, BUILT, "");
@@ -387,6 +387,34 @@ static void on_placed(void *ctx, const struct err *e)
 	if (!run->exited)
 		send_release(run);
 	run_settle(run);
+}
+
+/* Whether it worked or not: the outputs are there. */
+static void on_optimised(void *ctx, uint64_t files, uint64_t bytes, const struct err *e)
+{
+	struct build_run *run = ctx;
+
+	(void)files;
+	(void)bytes;
+	run->optimising = NULL;
+	if (e)
+		log_warn("%s", err_msg(e));
+	placed(run, NULL);
+}
+
+static const struct optimise_events on_optimise = { .done = on_optimised };
+
+static void on_placed(void *ctx, const struct err *e)
+{
+	struct build_run *run = ctx;
+	struct strv paths = { .n = run->outcome.n_outputs };
+
+	paths.v = arena_array(&run->arena, paths.n ? paths.n : 1, sizeof(*paths.v));
+	for (size_t i = 0; paths.v && i < paths.n; i++)
+		paths.v[i] = run->outcome.outputs[i].path;
+	if (e || !run->optimise || !paths.v ||
+	    optimise_soon(run->runs->core, &paths, &on_optimise, run, &run->optimising) < 0)
+		placed(run, e);
 }
 
 /* The build failed, but what it made is kept under another name; whether that works or not, the

@@ -13,6 +13,7 @@ struct clean;
 struct lease;
 struct loop_fd;
 struct loop_timer;
+struct optimise_job;
 
 /* A supervisor process, from outside. */
 struct supervisor {
@@ -46,6 +47,8 @@ struct build_run {
 	struct build_log_files log;
 	enum lease_kind kind;
 	struct cgroup cgroup;
+	bool optimise; /* its outputs share files with others before it has ended */
+	struct optimise_job *optimising;
 	char *scratch, *keep_dir; /* keep_dir: NULL when a failure leaves nothing behind */
 	int scratch_fd, chan, pidfd;
 	pid_t pid;

@@ -207,6 +207,7 @@ int build_run_start(struct runs *runs, const struct build_job *job,
 	run->ev = ev;
 	run->ctx = ctx;
 	run->job = *job;
+	run->optimise = job->settings->auto_optimise_store;
 	run->arena = ARENA_INIT(RUN_MEMORY);
 	run->log = BUILD_LOG_FILES_INIT;
 	run->cgroup = CGROUP_INIT;

@@ -21,6 +21,7 @@ struct keyring;
 struct cgroups;
 struct gc;
 struct gc_auto;
+struct optimiser;
 struct roots_finder;
 
 /* Which directories the open store is: compared at each accept (store_open.c). */
@@ -58,6 +59,7 @@ struct core {
 	struct jail *jail;
 	struct gc *gc;
 	struct gc_auto *gc_auto;
+	struct optimiser *optimiser;
 	struct roots_finder *finder; /* roots.c */
 	struct keyring *keyring;
 	struct cgroups *cgroups; /* NULL: builds have none of their own */

@@ -9,6 +9,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/size.h"
 #include "core/gc_int.h"
 #include "core/process.h"
 
@@ -68,20 +69,6 @@ static int look_through(void *ctx)
 	return write_full(l->out, &s, sizeof(s)) < 0;
 }
 
-/* Upstream's way to write a size. */
-static void print_size(int64_t bytes, char ret[static 32])
-{
-	static const char units[] = "KMGTPE";
-	double value = (double)bytes / 1024;
-	size_t unit = 0;
-
-	while ((value > 1000 || value < -1000) && units[unit + 1]) {
-		value /= 1024;
-		unit++;
-	}
-	snprintf(ret, 32, "%.1f %ciB", value, units[unit]);
-}
-
 static void on_looked(void *ctx, int status)
 {
 	struct gc *gc = ctx;
@@ -90,7 +77,7 @@ static void on_looked(void *ctx, int status)
 
 	gc->links = NULL;
 	if (status == 0 && read_full(gc->links_fd, &s, sizeof(s)) == 0) {
-		print_size(s.unshared - s.actual - s.directory, text);
+		size_print(s.unshared - s.actual - s.directory, text);
 		gc_note(gc, 3, "note: hard linking is currently saving %s", text);
 	} else {
 		gc_note(gc, 1, "looking for unused links failed");

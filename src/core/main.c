@@ -27,6 +27,7 @@
 #include "core/lease.h"
 #include "core/listen.h"
 #include "core/notify.h"
+#include "core/optimise.h"
 #include "core/place.h"
 #include "core/relay.h"
 #include "core/roots.h"
@@ -344,8 +345,9 @@ static int start(struct daemon *d, const struct options *o, struct err *e)
 	core->sessions = sessions_new(core);
 	core->gc = gc_new(core);
 	core->gc_auto = gc_auto_new(core);
+	core->optimiser = optimiser_new(core);
 	if (!core->loop || !core->place || !core->sessions || !core->gc ||
-	    !core->gc_auto)
+	    !core->gc_auto || !core->optimiser)
 		return err_set(e, -ENOMEM, "out of memory");
 	r = watch_signals(d, e);
 	r = r ? r : store_lock(core, e);
@@ -387,6 +389,7 @@ static void stop(struct daemon *d, bool clean)
 	free(TAKE_PTR(core->gc_auto));
 	roots_free(core->finder);
 	goals_free(core->goals);
+	optimiser_free(core->optimiser);
 	place_free(core->place);
 	core->sessions = NULL;
 	cgroups_free(core->cgroups);

@@ -14,6 +14,7 @@
 #include "core/core.h"
 #include "core/durable.h"
 #include "core/gc.h"
+#include "core/optimise.h"
 #include "core/place_batch.h"
 #include "core/trash.h"
 #include "nar/tree.h"
@@ -317,6 +318,12 @@ static void commit(struct place *p, struct batch *list)
 		err_errno(&b->err, r < 0 ? r : -EIO, "%s in the store database", step);
 }
 
+static void share_files(struct core *core, const struct batch *b)
+{
+	for (size_t i = 0; b->err.code == 0 && i < b->n_regs; i++)
+		optimise_later(core, b->regs[i].info.path.base);
+}
+
 /* A collection that runs does not know them: neither what is new nor that it needs its references.
  */
 static void pin_registered(struct core *core, const struct batch *b)
@@ -348,6 +355,8 @@ void place_flush(struct place *p)
 	p->txn = false;
 	for (b = list; b; b = b->next) {
 		pin_registered(p->core, b);
+		if (p->core->settings.auto_optimise_store)
+			share_files(p->core, b);
 		unpend(p, b);
 		if (b->err.code != 0)
 			take_back(p, b);

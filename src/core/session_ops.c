@@ -383,6 +383,13 @@ static void op_perm_root(struct session *s, struct msg *m, void *record, struct 
 	done_with(s, m->id, r, &e);
 }
 
+static void op_optimise(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	(void)record;
+	(void)a;
+	session_optimise(s, m->id);
+}
+
 static void op_build(struct session *s, struct msg *m, void *record, struct arena *a)
 {
 	(void)a;
@@ -402,6 +409,7 @@ static const struct op {
 	{ SESSION_ADD_SIGS, &session_sigs_layout, op_add_sigs },
 	{ SESSION_ENSURE, &session_text_layout, op_ensure },
 	{ SESSION_REALISATION, &session_realisation_layout, op_realisation },
+	{ SESSION_OPTIMISE, NULL, op_optimise },
 	{ SESSION_BUILD, &session_build_layout, op_build },
 	{ SESSION_COLLECT, &session_collect_layout, op_collect },
 	{ SESSION_ADD_LOG, &session_log_layout, op_add_log },

@@ -37,6 +37,8 @@ struct session {
 	uint32_t build_id; /* of the SESSION_BUILD message */
 	struct gc_request *gc;
 	struct roots_query *roots;
+	struct optimise_job *optimising;
+	uint32_t optimise_id;
 	uint32_t roots_id;
 	uint32_t gc_id; /* of the SESSION_COLLECT message */
 };
@@ -73,6 +75,10 @@ bool session_vouches(struct session *s, const struct staged *v, size_t n);
 void session_collect(struct session *s, uint32_t id, const struct session_collect *c);
 void session_find_roots(struct session *s, uint32_t id);
 void session_gc_cancel(struct session *s);
+
+/* SESSION_OPTIMISE and its end. */
+void session_optimise(struct session *s, uint32_t id);
+void session_optimise_cancel(struct session *s);
 
 /* SESSION_BUILD and its end. */
 void session_build(struct session *s, uint32_t id, const struct session_build *b);

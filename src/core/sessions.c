@@ -78,6 +78,7 @@ static void session_stop(struct session *s)
 	s->stopped = true;
 	session_build_cancel(s);
 	session_gc_cancel(s);
+	session_optimise_cancel(s);
 	loop_remove(s->chan_watch);
 	s->chan_watch = NULL;
 	close_fdp(&s->chan);

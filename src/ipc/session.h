@@ -33,6 +33,7 @@ enum session_msg {
 	SESSION_INVALIDATE, /* struct session_text (base name): its files are gone -> SESSION_DONE
 			     */
 	SESSION_PERM_ROOT,  /* struct session_root -> SESSION_DONE */
+	SESSION_OPTIMISE,   /* empty -> EV_TEXT and EV_PROGRESS, then SESSION_DONE */
 	SESSION_COLLECT,    /* struct session_collect -> events, then SESSION_COLLECTED */
 
 	/* core -> session: answers */

@@ -111,6 +111,36 @@ int core_wait_done(struct session *s, uint32_t id, struct err *e)
 	return d.ok ? 0 : err_set(e, OP_FAILED, "%s", d.error);
 }
 
+static int wait_for_either(struct session *s)
+{
+	struct pollfd p[] = {
+		{ .fd = s->core, .events = POLLIN },
+		{ .fd = s->fd_in, .events = POLLRDHUP },
+		{ .fd = s->fd_out },
+	};
+
+	while (poll(p, ELEMENTS(p), -1) < 0)
+		if (errno != EINTR)
+			return -errno;
+	/* Closing the channel ends what it asked for. */
+	return p[1].revents || p[2].revents ? WIRE_EOF : 0;
+}
+
+int core_event(struct session *s, struct msg *ret)
+{
+	for (;;) {
+		int r = chan_recv(s->core, SESSION_MSG_MAX, ret);
+
+		if (r > 0)
+			return -EPIPE;
+		if (r != -EAGAIN)
+			return r;
+		r = wait_for_either(s);
+		if (r)
+			return r;
+	}
+}
+
 int core_text(struct session *s, uint32_t type, const char *text, struct err *e)
 {
 	struct session_text t = { .text = (char *)text };

@@ -35,7 +35,7 @@ static const struct op ops[] = {
 	{ OP_QUERY_VALID_PATHS, "QueryValidPaths", op_query_valid_paths },
 	{ OP_QUERY_SUBSTITUTABLE_PATHS, "QuerySubstitutablePaths", op_query_substitutable_paths },
 	{ OP_QUERY_VALID_DERIVERS, "QueryValidDerivers", op_query_valid_derivers },
-	{ OP_OPTIMISE_STORE, "OptimiseStore", NULL, "" },
+	{ OP_OPTIMISE_STORE, "OptimiseStore", op_optimise_store },
 	{ OP_VERIFY_STORE, "VerifyStore", op_verify_store },
 	{ OP_BUILD_DERIVATION, "BuildDerivation", NULL, "s4LssL2u" },
 	{ OP_ADD_SIGNATURES, "AddSignatures", op_add_signatures },

@@ -73,6 +73,8 @@ int op_add_signatures(struct session *s, struct err *e);
 /* ops_trusted.c */
 int op_add_build_log(struct session *s, struct err *e);
 int op_add_perm_root(struct session *s, struct err *e);
+/* ops_optimise.c */
+int op_optimise_store(struct session *s, struct err *e);
 /* ops_verify.c */
 int op_verify_store(struct session *s, struct err *e);
 /* ops_options.c */

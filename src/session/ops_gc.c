@@ -2,7 +2,6 @@
  *
  * The list is a file that grows (ipc/session.h): a client that reads slowly delays nobody. */
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 
 #include "base/fd.h"
@@ -149,22 +148,6 @@ static int handle(struct session *s, struct collect *c, struct msg *m)
 	}
 }
 
-/* Waits for the core, and for the client to leave. */
-static int wait_event(struct session *s)
-{
-	struct pollfd p[] = {
-		{ .fd = s->core, .events = POLLIN },
-		{ .fd = s->fd_in, .events = POLLRDHUP },
-		{ .fd = s->fd_out },
-	};
-
-	while (poll(p, ELEMENTS(p), -1) < 0)
-		if (errno != EINTR)
-			return -errno;
-	/* Closing the channel ends the collection. */
-	return p[1].revents || p[2].revents ? WIRE_EOF : 0;
-}
-
 static int run(struct session *s, struct collect *c)
 {
 	int r = core_send(s, SESSION_COLLECT, &session_collect_layout, &c->o, &c->id);
@@ -175,15 +158,8 @@ static int run(struct session *s, struct collect *c)
 
 		r = conn_flush(s);
 		if (!r)
-			r = wait_event(s);
-		if (r)
-			break;
-		r = chan_recv(s->core, SESSION_MSG_MAX, &m);
-		if (r == -EAGAIN)
-			r = 0;
-		else if (r)
-			r = r > 0 ? -EPIPE : r;
-		else
+			r = core_event(s, &m);
+		if (!r)
 			r = handle(s, c, &m);
 	}
 	if (!r)

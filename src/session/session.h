@@ -109,6 +109,8 @@ int core_send(struct session *s, uint32_t type, const struct layout *l, const vo
 int core_wait_done(struct session *s, uint32_t id, struct err *e);
 /* Waits for the message of `type` that answers `id`. */
 int core_wait(struct session *s, uint32_t id, uint32_t type, struct msg *ret);
+/* The next message of the core, while a long request is open: WIRE_EOF when the client leaves. */
+int core_event(struct session *s, struct msg *ret);
 /* A request with one text and the answer DONE. */
 int core_text(struct session *s, uint32_t type, const char *text, struct err *e);
 /* Queues an answer; takes what the entry holds. */

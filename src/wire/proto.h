@@ -64,6 +64,7 @@ enum wire_activity {
 	ACT_COPY_PATHS = 103,
 	ACT_BUILDS = 104,
 	ACT_BUILD = 105,
+	ACT_OPTIMISE_STORE = 106,
 };
 
 enum wire_result_type {
