@@ -58,17 +58,31 @@ void gc_tell_progress(struct gc *gc, bool now)
 	if (!gc->head->ev || (!now && t < gc->told_usec + TELL_USEC))
 		return;
 	gc->told_usec = t;
+	(void)gc_list_flush(gc); /* gc_end tries again, and says so */
 	gc->head->ev->progress(gc->head->ctx, &gc->progress);
 }
 
 int gc_list(struct gc *gc, const char *name)
 {
 	size_t len = strlen(name) + 1;
-	int r = pwrite_full(gc->list_fd, name, len, (off_t)gc->progress.list_size);
+	int r = gc->n_listed + len > sizeof(gc->listed) ? gc_list_flush(gc) : 0;
 
-	if (r == 0)
-		gc->progress.list_size += len;
-	return r;
+	if (r < 0)
+		return r;
+	memcpy(gc->listed + gc->n_listed, name, len);
+	gc->n_listed += len;
+	return 0;
+}
+
+int gc_list_flush(struct gc *gc)
+{
+	int r = pwrite_full(gc->list_fd, gc->listed, gc->n_listed, (off_t)gc->progress.list_size);
+
+	if (r < 0)
+		return r;
+	gc->progress.list_size += gc->n_listed;
+	gc->n_listed = 0;
+	return 0;
 }
 
 /* ---- pins ---- */
@@ -140,6 +154,7 @@ static void clear(struct gc *gc)
 	gc->roots = gc->pins = gc->digests = (struct smap){};
 	gc->pin_error = 0;
 	gc->progress = (struct gc_progress){};
+	gc->n_listed = 0;
 	gc->n_foreign = 0;
 	gc->limit_reached = false;
 	close_fdp(&gc->list_fd);
@@ -155,9 +170,15 @@ static void request_free(struct gc_request *r)
 void gc_end(struct gc *gc, const struct err *e)
 {
 	struct gc_request *r = gc->head;
+	_cleanup_err_ struct err own = {};
 	struct gc_progress p;
 	bool deleted = gc_deletes(gc);
+	int err = gc->n_listed ? gc_list_flush(gc) : 0;
 
+	if (err < 0 && !e) {
+		err_errno(&own, err, "noting what was deleted");
+		e = &own;
+	}
 	p = gc->progress;
 	gc->head = r->next;
 	clear(gc);

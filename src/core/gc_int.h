@@ -26,6 +26,8 @@ enum gc_phase {
 	GC_LINKS,   /* waits for the child that looks through .links */
 };
 
+enum { GC_BATCH_MAX = 1024 };
+
 struct gc_request {
 	struct gc *gc;
 	struct gc_request *next;
@@ -59,6 +61,8 @@ struct gc {
 	struct gc_progress progress;
 	uint64_t told_usec;
 	int list_fd;
+	char listed[16384]; /* of the list, not written yet */
+	size_t n_listed;
 	uint64_t freed_before; /* of trash_freed() */
 	size_t n_foreign;      /* paths that cannot be moved away */
 	bool limit_reached, closing;
@@ -69,9 +73,9 @@ struct gc {
 	struct smap known; /* gc_known.c: link -> struct strv on the heap */
 	bool known_loaded;
 	/* one round of the sweep */
-	struct buf_list {
-		uint32_t v[512];
-		size_t n;
+	struct gc_batch {
+		uint32_t v[GC_BATCH_MAX];
+		size_t n, size; /* `size`: how many the next one may have */
 	} batch;
 };
 
@@ -80,7 +84,8 @@ struct gc {
 void gc_root(struct gc *gc, const char *base);
 void gc_note(struct gc *gc, uint64_t level, const char *fmt, ...) _printf_(3, 4);
 void gc_tell_progress(struct gc *gc, bool now);
-int gc_list(struct gc *gc, const char *name);
+int gc_list(struct gc *gc, const char *name); /* told with the next flush */
+int gc_list_flush(struct gc *gc);
 void gc_step_later(struct gc *gc);
 /* Ends the collection that runs; NULL: with success. */
 void gc_end(struct gc *gc, const struct err *e);

@@ -15,7 +15,7 @@
 #include "core/place.h"
 #include "core/trash.h"
 
-enum { ROWS_PER_LOOK = 8, NAMES_PER_LOOK = 64, FOREIGN_TOLD_MAX = 10 };
+enum { BATCH_USEC = 4 * 1000, NAMES_PER_LOOK = 64, FOREIGN_TOLD_MAX = 10 };
 
 /* ---- rounds over valid paths ---- */
 
@@ -55,6 +55,59 @@ static bool may_go(struct gc *gc, uint32_t v)
 	return false;
 }
 
+/* ---- one batch: chosen, deleted as runs of row ids, committed ---- */
+
+static void choose(struct gc *gc)
+{
+	struct gc_order *o = &gc->order;
+	uint64_t freed = gc->progress.freed;
+
+	gc->batch.n = 0;
+	if (gc->limit_reached)
+		return;
+	while (o->next < o->n && gc->batch.n < gc->batch.size && freed <= gc->head->o.max_freed) {
+		uint32_t v = o->v[o->next++];
+
+		if (!may_go(gc, v))
+			continue;
+		gc->batch.v[gc->batch.n++] = v;
+		freed += gc->graph.nar_size[v];
+	}
+}
+
+/* Neighbours in the snapshot are a run: what came since has higher ids than all of it. */
+static size_t make_runs(const struct gc *gc, struct db_run runs[static GC_BATCH_MAX])
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < gc->batch.n; i++) {
+		uint32_t v = gc->batch.v[i];
+		uint64_t id = gc->graph.id[v];
+
+		if (i > 0 && gc->batch.v[i - 1] == v + 1)
+			runs[n - 1].low = id;
+		else
+			runs[n++] = (struct db_run){ .low = id, .high = id };
+	}
+	return n;
+}
+
+static int delete_batch(struct gc *gc)
+{
+	struct db_run runs[GC_BATCH_MAX];
+	struct db *db = gc->core->db;
+	int r = db_begin_delete(db);
+
+	if (r < 0)
+		return r;
+	r = db_delete_runs(db, runs, make_runs(gc, runs));
+	if (r < 0) {
+		db_rollback(db);
+		return r;
+	}
+	return db_commit(db);
+}
+
 /* A row that is needed after all (by one that came since the snapshot and was not told to us)
  * stays, and its files with it. */
 static int delete_row(struct gc *gc, uint32_t v)
@@ -67,47 +120,47 @@ static int delete_row(struct gc *gc, uint32_t v)
 		gc_pin(gc->core, graph_name(&gc->graph, v));
 		return 0;
 	}
-	if (r < 0)
-		return r;
-	gc->batch.v[gc->batch.n++] = v;
-	gc->progress.freed += gc->graph.nar_size[v];
-	gc->limit_reached = gc->progress.freed > gc->head->o.max_freed;
-	return 0;
-}
-
-/* As many as the time allows. */
-static int delete_rows(struct gc *gc, uint64_t until_usec)
-{
-	struct gc_order *o = &gc->order;
-	int r = 0;
-
-	gc->batch.n = 0;
-	while (r == 0 && o->next < o->n && gc->batch.n < ELEMENTS(gc->batch.v) &&
-	       !gc->limit_reached) {
-		uint32_t v = o->v[o->next++];
-
-		if (may_go(gc, v))
-			r = delete_row(gc, v);
-		if (o->next % ROWS_PER_LOOK == 0 && now_usec() >= until_usec)
-			break;
-	}
+	if (r == 0)
+		gc->batch.v[gc->batch.n++] = v;
 	return r;
 }
 
-static int commit_rows(struct gc *gc, uint64_t until_usec, struct err *e)
+static int delete_one_by_one(struct gc *gc)
 {
 	struct db *db = gc->core->db;
+	size_t n = gc->batch.n;
 	int r = db_begin(db);
 
 	if (r < 0)
-		return err_errno(e, r, "starting a transaction in the store database");
-	r = delete_rows(gc, until_usec);
+		return r;
+	gc->batch.n = 0;
+	/* What a refused one refers to was pinned with it. */
+	for (size_t i = 0; r == 0 && i < n; i++)
+		if (is_dead(gc, gc->batch.v[i]))
+			r = delete_row(gc, gc->batch.v[i]);
 	if (r < 0) {
 		db_rollback(db);
-		return err_errno(e, r, "deleting rows of the store database");
+		return r;
 	}
-	r = db_commit(db);
-	return r < 0 ? err_errno(e, r, "committing in the store database") : 0;
+	return db_commit(db);
+}
+
+static int delete_rows(struct gc *gc, struct err *e)
+{
+	int r;
+
+	choose(gc);
+	if (gc->batch.n == 0)
+		return 0;
+	r = delete_batch(gc);
+	if (r == -EBUSY)
+		r = delete_one_by_one(gc);
+	if (r < 0)
+		return err_errno(e, r, "deleting rows of the store database");
+	for (size_t i = 0; i < gc->batch.n; i++)
+		gc->progress.freed += gc->graph.nar_size[gc->batch.v[i]];
+	gc->limit_reached = gc->progress.freed > gc->head->o.max_freed;
+	return 0;
 }
 
 /* The files of paths that are not valid any more. What cannot be moved is a leftover: the next add
@@ -131,21 +184,36 @@ static int throw_files(struct gc *gc, struct err *e)
 	return r < 0 ? err_errno(e, r, "noting what was deleted") : 0;
 }
 
+/* A transaction has a price of its own, and cannot be left half way. */
+static void adapt(struct gc *gc, uint64_t took_usec)
+{
+	if (took_usec > BATCH_USEC && gc->batch.size > 16)
+		gc->batch.size /= 2;
+	else if (took_usec < BATCH_USEC / 3 && gc->batch.size < GC_BATCH_MAX)
+		gc->batch.size *= 2;
+}
+
 int gc_sweep_round(struct gc *gc, uint64_t until_usec, struct err *e)
 {
+	uint64_t start = now_usec(), now;
 	int r = 0;
 
+	if (gc->batch.size == 0)
+		gc->batch.size = 64;
 	do {
 		/* What is added in this loop round must be on record: it may refer to anything. */
 		place_flush(gc->core->place);
-		r = commit_rows(gc, until_usec, e);
+		r = delete_rows(gc, e);
 		if (r == 0)
 			r = throw_files(gc, e);
 		if (r != 0)
 			return r;
 		if (gc->order.next == gc->order.n || gc->limit_reached)
 			break;
-	} while (now_usec() < until_usec);
+		now = now_usec();
+		adapt(gc, now - start);
+		start = now;
+	} while (now < until_usec);
 	if (gc->order.next < gc->order.n && !gc->limit_reached) {
 		gc_tell_progress(gc, false);
 		return GRAPH_MORE;

@@ -123,7 +123,7 @@ static int delete_all(void *ctx)
 	struct trash *t = ctx;
 	_cleanup_close_ int fd = -1;
 	struct dirent *de;
-	bool failed = false;
+	bool failed = false, any;
 	DIR *d;
 
 	(void)setpriority(PRIO_PROCESS, 0, 10); /* deleting may take its time */
@@ -132,10 +132,18 @@ static int delete_all(void *ctx)
 	if (!d)
 		return 1;
 	fd = -1;
-	while ((de = readdir(d)))
-		if (strcmp(de->d_name, ".") && strcmp(de->d_name, "..") &&
-		    delete_one(t, de->d_name) < 0)
-			failed = true;
+	/* What comes meanwhile is deleted too: starting a child costs the core more than a file. */
+	do {
+		any = false;
+		while ((de = readdir(d))) {
+			if (!strcmp(de->d_name, ".") || !strcmp(de->d_name, ".."))
+				continue;
+			if (delete_one(t, de->d_name) < 0)
+				failed = true;
+			any = true;
+		}
+		rewinddir(d);
+	} while (any && !failed);
 	closedir(d);
 	return failed;
 }

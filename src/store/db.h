@@ -118,3 +118,11 @@ enum { DB_SIGS_MAX = 64 * 1024, DB_SIGS_FOREIGN = DB_SIGS_MAX / 2 };
 int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *sigs, size_t max);
 int db_invalidate(struct db *db, const struct store_path *p); /* -EBUSY when it has referrers */
 int db_delete_id(struct db *db, uint64_t id);		      /* the same by row id */
+/* Many rows: db_begin_delete, db_delete_runs, db_commit. A run is a range of row ids, ends included,
+ * all of whose rows go. -EBUSY: a path that stays until then (of no run up to this one) refers to
+ * one of them; the whole transaction must be rolled back then, as after any other failure. */
+struct db_run {
+	uint64_t low, high;
+};
+int db_begin_delete(struct db *db);
+int db_delete_runs(struct db *db, const struct db_run *runs, size_t n);

@@ -4,6 +4,7 @@
 
 #include <sqlite3.h>
 
+#include "base/macro.h"
 #include "store/db.h"
 
 enum { DB_SCHEMA_VERSION = 10 };
@@ -23,6 +24,8 @@ enum db_stmt {
 	Q_REF_IDS,
 	Q_PATH_OF_ID,
 	Q_REALISATION,
+	Q_FOREIGN,
+	Q_RUN_REFERRED,
 	T_BEGIN_READ,
 	T_BEGIN_WRITE,
 	T_COMMIT,
@@ -37,6 +40,9 @@ enum db_stmt {
 	W_SIGS,
 	W_INVALIDATE,
 	W_DELETE_ID,
+	W_RUN_REFS,
+	W_RUN_OUTPUTS,
+	W_RUN_ROWS,
 	W_REALISE,
 	W_REALISE_SIGS,
 	DB_N_STMTS,
@@ -51,6 +57,7 @@ struct db {
 	bool in_snapshot;  /* between db_read_begin and db_read_end */
 	bool realisations; /* their tables are there */
 	bool in_txn;	   /* between db_begin and db_commit */
+	bool keys_off;	   /* after db_begin_delete: foreign keys are not enforced */
 	char *prefix;	   /* store_dir "/" */
 	size_t prefix_len; /* bytes */
 	/* Two texts bound at the same time: prefix and base name. Each has room for both. */
@@ -93,6 +100,12 @@ int db_id_of(struct db *db, const char *base, uint64_t *ret);
 
 /* The words of a text that is separated by spaces. */
 int db_split_words(const char *s, struct arena *a, struct strv *ret);
+
+/* write.c: db_begin without the word on foreign keys. */
+int db_begin_bare(struct db *db);
+
+/* delete.c: foreign keys are enforced again. */
+int db_keys_on(struct db *db);
 
 /* write.c: sorted, separated by spaces; NULL when there are none. -EINVAL for one with a space. */
 int db_bind_sigs(sqlite3_stmt *st, int column, const struct strv *sigs);

@@ -42,6 +42,12 @@ static const char *const texts[DB_N_STMTS] = {
 			  "from Realisations inner join ValidPaths as Output "
 			  "on Output.id = Realisations.outputPath "
 			  "where drvPath = ? and outputName = ?",
+	/* What else depends on rows of ValidPaths: tables of a feature, or of another version. */
+	[Q_FOREIGN] = "select 1 from sqlite_master where (type = 'table' and "
+		      "sql like '%ValidPaths%' and "
+		      "name not in ('ValidPaths', 'Refs', 'DerivationOutputs')) "
+		      "or (type = 'trigger' and name <> 'DeleteSelfRefs') limit 1",
+	[Q_RUN_REFERRED] = "select 1 from Refs where reference between ? and ? limit 1",
 	[T_BEGIN_READ] = "begin",
 	/* Immediate: a reader that turned writer could meet SQLITE_BUSY_SNAPSHOT, which no
 	 * waiting cures. */
@@ -62,6 +68,9 @@ static const char *const texts[DB_N_STMTS] = {
 	[W_SIGS] = "update ValidPaths set sigs = ? where path = ?",
 	[W_INVALIDATE] = "delete from ValidPaths where path = ?",
 	[W_DELETE_ID] = "delete from ValidPaths where id = ?",
+	[W_RUN_REFS] = "delete from Refs where referrer between ? and ?",
+	[W_RUN_OUTPUTS] = "delete from DerivationOutputs where drv between ? and ?",
+	[W_RUN_ROWS] = "delete from ValidPaths where id between ? and ?",
 	[W_REALISE] = "insert into Realisations (drvPath, outputName, outputPath, signatures) "
 		      "values (?, ?, (select id from ValidPaths where path = ?), ?)",
 	[W_REALISE_SIGS] = "update Realisations set signatures = ? "

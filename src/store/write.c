@@ -6,7 +6,7 @@
 
 #include "base/buf.h"
 
-int db_begin(struct db *db)
+int db_begin_bare(struct db *db)
 {
 	int r;
 
@@ -20,7 +20,14 @@ int db_begin(struct db *db)
 	return r;
 }
 
-int db_commit(struct db *db)
+int db_begin(struct db *db)
+{
+	int r = db->in_txn ? 0 : db_keys_on(db); /* if that failed after the last one */
+
+	return r ? r : db_begin_bare(db);
+}
+
+static int commit(struct db *db)
 {
 	int r;
 
@@ -39,6 +46,14 @@ int db_commit(struct db *db)
 	return r;
 }
 
+int db_commit(struct db *db)
+{
+	int r = commit(db);
+
+	(void)db_keys_on(db); /* db_begin tries again */
+	return r;
+}
+
 void db_rollback(struct db *db)
 {
 	if (!db->in_txn)
@@ -46,6 +61,7 @@ void db_rollback(struct db *db)
 	db->in_txn = false;
 	if (!sqlite3_get_autocommit(db->sql))
 		(void)db_exec(db, T_ROLLBACK); /* can fail only when already rolled back */
+	(void)db_keys_on(db);		       /* db_begin tries again */
 }
 
 int db_bind_sigs(sqlite3_stmt *st, int column, const struct strv *sigs)
