@@ -48,7 +48,7 @@ static void on_slot_returned(void *ctx)
 
 	for (struct build_run *i = r->first, *next; i; i = next) {
 		next = i->next;
-		if (i->wants_ids)
+		if (i->wants_ids && !i->ids_call)
 			run_step_ids(i);
 	}
 }
@@ -311,6 +311,7 @@ static void run_abort(struct build_run *run, const char *why)
 	log_error("the build of '%s': %s", run->drv_base, why);
 	loop_remove(run->chan_watch);
 	run->chan_watch = NULL;
+	run->wants_ids = false;
 	run_kill(run);
 	if (run->ev) {
 		(void)err_set(&run->error, -EPROTO, "the build of '%s/%s' was given up: %s",
@@ -332,7 +333,7 @@ static void on_retry_timer(void *ctx)
 	struct build_run *run = ctx;
 
 	run->retry_timer = NULL;
-	if (run->wants_ids)
+	if (run->wants_ids && !run->ids_call)
 		run_step_ids(run);
 }
 
@@ -351,30 +352,56 @@ static void wait_for_ids(struct build_run *run)
 		run->retry_timer = NULL; /* the end of another build wakes us too */
 }
 
-static void run_step_ids(struct build_run *run)
+static void on_late(void *ctx, const char *whom)
 {
-	_cleanup_err_ struct err e = {};
-	_cleanup_close_ int fd = -1;
-	struct build_ids ids = {};
-	int r = lease_map(run->runs->lease, run->kind, run->pidfd, run->pid, &ids, &fd, &e);
+	struct build_run *run = ctx;
+	_cleanup_free_ char *text = NULL;
 
-	if (r == LEASE_BUSY) {
+	if (run->noted_late || !run->ev ||
+	    asprintf(&text, "waiting for %s, which does not answer, before building '%s/%s'", whom,
+		     run->runs->core->store_dir, run->drv_base) < 0) {
+		text = NULL;
+		return;
+	}
+	run->noted_late = true;
+	run->ev->note(run->ctx, 1, text);
+}
+
+static void exited(struct build_run *run);
+
+/* Whoever does not want them any more has them all the same: the cleaner returns them. */
+static void on_ids(void *ctx, int r, const struct build_ids *ids, int fd, const struct err *e)
+{
+	struct build_run *run = ctx;
+
+	if (r == LEASE_BUSY && run->wants_ids && !run->exit_seen) {
 		wait_for_ids(run);
 		return;
 	}
-	run->wants_ids = false;
-	if (r) {
-		run_abort(run, err_msg(&e));
-		return;
+	if (r == 0) {
+		run->ids_given = true;
+		run->has_foreign_ids = ids->mode != IDS_SINGLE;
+		run->lease_fd = fd;
 	}
-	run->ids_given = true;
-	run->has_foreign_ids = ids.mode != IDS_SINGLE;
-	r = chan_send_record(run->chan, BUILD_IDS, 0, &build_ids_layout, &ids, &fd, fd >= 0);
-	run->lease_fd = TAKE_FD(fd);
-	if (r < 0)
-		run_abort(run, "its supervisor does not listen");
-	else
-		spare_refill(run->runs); /* while the builder's root is being made */
+	if (run->wants_ids && !run->exit_seen) {
+		run->wants_ids = false;
+		if (r)
+			run_abort(run, err_msg(e));
+		else if (chan_send_record(run->chan, BUILD_IDS, 0, &build_ids_layout, ids, &fd,
+					  fd >= 0) < 0)
+			run_abort(run, "its supervisor does not listen");
+		else
+			spare_refill(run->runs); /* while the builder's root is being made */
+	}
+	if (run->exit_seen)
+		exited(run);
+}
+
+static void run_step_ids(struct build_run *run)
+{
+	static const struct lease_events events = { on_ids, on_late };
+
+	lease_map(run->runs->lease, run->kind, run->pidfd, run->pid, &events, run, &run->ids_call);
 }
 
 static void placed(struct build_run *run, const struct err *e)
@@ -684,24 +711,33 @@ static void on_channel(void *ctx, uint32_t events)
 	read_messages(ctx, MESSAGES_PER_ROUND, false);
 }
 
-static void on_exit_event(void *ctx, uint32_t events)
+static void exited(struct build_run *run)
 {
-	struct build_run *run = ctx;
 	siginfo_t si = {};
 
-	(void)events;
 	if (waitid(P_PIDFD, (id_t)run->pidfd, &si, WEXITED | WNOHANG) < 0 || si.si_pid == 0)
 		return;
-	/* What it said last comes first. */
-	read_messages(run, MESSAGES_AT_END, true);
 	if (si.si_code != CLD_EXITED)
 		log_error("the supervisor of the build of '%s' was ended by signal %d",
 			  run->drv_base, si.si_status);
 	run->exited = true;
 	run->wants_ids = false;
+	run_settle(run);
+}
+
+static void on_exit_event(void *ctx, uint32_t events)
+{
+	struct build_run *run = ctx;
+
+	(void)events;
+	/* What it said last comes first. */
+	read_messages(run, MESSAGES_AT_END, true);
 	loop_remove(run->pid_watch);
 	run->pid_watch = NULL;
-	run_settle(run);
+	run->exit_seen = true;
+	/* Not reaped while somebody maps ids for it, who may know it by its number alone. */
+	if (!run->ids_call || lease_cancel(run->ids_call))
+		exited(run);
 }
 
 int run_watch(struct build_run *run, struct err *e)
@@ -718,6 +754,8 @@ void build_run_cancel(struct build_run *run)
 {
 	run->ev = NULL;
 	run->wants_ids = false;
+	if (run->ids_call)
+		(void)lease_cancel(run->ids_call); /* else they are taken back when they come */
 	if (run->end_seen)
 		return; /* its outputs are being placed; it is released after that */
 	if (chan_send(run->chan, BUILD_CANCEL, 0, NULL, 0, NULL, 0) < 0)

@@ -55,14 +55,15 @@ struct build_run {
 	/* The builder's pidfd from BUILD_RUNNING on, and the lease of its ids: whatever becomes of
 	 * the supervisor, the builder is ended, and its ids are not free before it is gone. */
 	int builder, lease_fd;
+	struct lease_call *ids_call; /* somebody is about to map its ids */
 	uint64_t generation; /* of the core's store, to which the scratch belongs */
 	struct loop_fd *chan_watch, *pid_watch, *builder_watch, *hangup_watch;
 	struct loop_timer *kill_timer, *retry_timer, *settle_timer;
 	unsigned int settle_tries;
-	bool wants_ids, noted_wait, ids_given, has_foreign_ids;
+	bool wants_ids, noted_wait, noted_late, ids_given, has_foreign_ids;
 	bool ran; /* the builder did, as host_uid */
 	uid_t host_uid;
-	bool end_seen, exited, clean, placing, cgroup_left;
+	bool end_seen, exit_seen /* by the loop */, exited /* and reaped */, clean, placing, cgroup_left;
 };
 
 /* One warm supervisor is kept ready, so that a build does not wait for its start. */

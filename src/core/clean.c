@@ -48,8 +48,10 @@ struct cleaning {
 	struct loop_timer *limit;
 	struct arena arena;
 	int lease_fd; /* what it was given */
+	struct lease_call *call;
+	bool ended;   /* but not reaped yet: somebody maps ids for it */
 	bool nothing; /* no slot is quarantined: it deletes what is the daemon's own */
-	bool said_bye, clean_bye;
+	bool asked, said_bye, clean_bye;
 	uint64_t host_base;
 	char *error; /* the reason, for the log */
 };
@@ -74,15 +76,23 @@ static void start_next(struct clean *c);
  * dead by its pidfd, and with it its pid namespace (build_run.c); or the slot was quarantined in an
  * earlier life, and builders die with their supervisors, which die with the daemon. No file is
  * left: whoever had the slot's ids said so. */
+static void on_returned(void *ctx, int r, const struct build_ids *ids, int fd, const struct err *e)
+{
+	struct clean *c = ctx;
+
+	(void)ids;
+	(void)fd;
+	/* When that fails, the slot is cleaned once more before anybody gets it. */
+	if (r < 0)
+		log_error("returning the ids of a build: %s", err_msg(e));
+	c->returned(c->ctx);
+}
+
 static void return_slot(struct clean *c, int lease_fd)
 {
-	_cleanup_err_ struct err e = {};
+	static const struct lease_events events = { on_returned, NULL };
 
-	/* When that fails, the slot is cleaned once more before anybody gets it. */
-	if (lease_fd >= 0 && lease_return(c->lease, lease_fd, &e) < 0)
-		log_error("returning the ids of a build: %s", err_msg(&e));
-	close_fdp(&lease_fd);
-	c->returned(c->ctx);
+	lease_return(c->lease, lease_fd, &events, c);
 }
 
 static void enqueue(struct clean *c, struct dirty *d)
@@ -253,14 +263,15 @@ static void settle(struct cleaning *p)
 	start_next(c);
 }
 
-static void give_ids(struct cleaning *p)
-{
-	_cleanup_err_ struct err e = {};
-	struct build_ids ids = {};
-	int r = lease_clean(p->clean->lease, p->slot->lease_fd, p->pidfd, p->pid, &ids,
-			    &p->lease_fd, &e);
+static void reap(struct cleaning *p);
 
-	if (r == LEASE_NONE && p->slot->lease_fd < 0) {
+static void on_ids(void *ctx, int r, const struct build_ids *given, int fd, const struct err *e)
+{
+	struct cleaning *p = ctx;
+	struct build_ids ids = *given;
+
+	p->lease_fd = fd;
+	if (r == LEASE_NONE && p->slot && p->slot->lease_fd < 0) {
 		p->nothing = true;
 		ids = (struct build_ids){ .mode = IDS_SINGLE };
 		r = 0;
@@ -272,10 +283,20 @@ static void give_ids(struct cleaning *p)
 		if (r < 0)
 			blame(p, "the cleaner does not listen");
 	} else {
-		blame(p, r < 0 ? err_msg(&e) : "its ids are not to be had now");
+		blame(p, r < 0 ? err_msg(e) : "its ids are not to be had now");
 	}
 	if (r)
 		kill_it(p);
+	if (p->ended)
+		reap(p);
+}
+
+static void give_ids(struct cleaning *p)
+{
+	static const struct lease_events events = { on_ids, NULL };
+
+	p->asked = true;
+	lease_clean(p->clean->lease, p->slot->lease_fd, p->pidfd, p->pid, &events, p, &p->call);
 }
 
 static void take_bye(struct cleaning *p, const struct msg *m)
@@ -302,7 +323,7 @@ static void read_message(struct cleaning *p)
 
 	if (r == -EAGAIN)
 		return;
-	if (r == 0 && m.type == BUILD_NEED_IDS && p->lease_fd < 0 && !p->nothing) {
+	if (r == 0 && m.type == BUILD_NEED_IDS && !p->asked) {
 		give_ids(p);
 	} else if (r == 0 && m.type == BUILD_BYE) {
 		take_bye(p, &m);
@@ -324,19 +345,28 @@ static void on_message(void *ctx, uint32_t events)
 		read_message(p);
 }
 
-static void on_end(void *ctx, uint32_t events)
+static void reap(struct cleaning *p)
 {
-	struct cleaning *p = ctx;
-	siginfo_t si = {};
-
-	(void)events;
-	if (waitid(P_PIDFD, (id_t)p->pidfd, &si, WEXITED | WNOHANG) < 0 || si.si_pid == 0)
-		return;
-	for (int i = 0; i < 3 && p->clean && p->chan_watch; i++)
-		read_message(p); /* what it said last comes first; the third is the end */
+	(void)waitid(P_PIDFD, (id_t)p->pidfd, &(siginfo_t){}, WEXITED | WNOHANG);
 	if (p->clean)
 		settle(p);
 	cleaning_free(p);
+}
+
+static void on_end(void *ctx, uint32_t events)
+{
+	struct cleaning *p = ctx;
+
+	(void)events;
+	for (int i = 0; i < 3 && p->clean && p->chan_watch; i++)
+		read_message(p); /* what it said last comes first; the third is the end */
+	loop_remove(p->pid_watch);
+	p->pid_watch = NULL;
+	if (!p->call || lease_cancel(p->call)) {
+		reap(p);
+		return;
+	}
+	p->ended = true; /* who maps ids for it may know it by its number alone */
 }
 
 /* It may be in the middle of a system call that never returns: the others go on. */
@@ -345,7 +375,11 @@ static void on_limit(void *ctx)
 	struct cleaning *p = ctx;
 
 	p->limit = NULL;
+	if (p->call && loop_timer(p->loop, LIMIT_USEC, on_limit, p, &p->limit) == 0)
+		return; /* it has not begun */
 	kill_it(p);
+	loop_remove(p->chan_watch);
+	p->chan_watch = NULL;
 	p->said_bye = false;
 	blame(p, "deleting takes longer than an hour");
 	if (p->clean)

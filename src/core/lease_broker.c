@@ -1,32 +1,31 @@
-/* See lease_int.h. The core's side of ipc/ids.h: one connection, one request at a time. */
+/* See lease_int.h. The core's side of ipc/ids.h: one connection, one request at a time, in the
+ * order in which they came. A broker that does not answer holds up those who want something of it.
+ */
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <sys/un.h>
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "core/core.h"
 #include "core/lease_int.h"
-#include "ipc/ids.h"
 
-enum { BROKER_TIMEOUT_SEC = 2, DEFAULT_START_ID = 872415232, DEFAULT_ID_COUNT = 8388608 };
+enum { RETRY_USEC = 100 * 1000, DEFAULT_START_ID = 872415232, DEFAULT_ID_COUNT = 8388608 };
 
 int broker_connect(const char *path)
 {
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	struct timeval limit = { .tv_sec = BROKER_TIMEOUT_SEC };
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
 	if (fd < 0)
 		return -errno;
 	if (strlen(path) >= sizeof(sa.sun_path))
 		return -ENAMETOOLONG;
 	memcpy(sa.sun_path, path, strlen(path));
-	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) < 0 ||
-	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0 ||
-	    connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
+	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
 		return -errno;
 	return TAKE_FD(fd);
 }
@@ -75,7 +74,7 @@ static int broker_receive(int fd, bool maps, struct ids_reply *reply, int *ret_f
 		n = recvmsg(fd, &mh, MSG_CMSG_CLOEXEC);
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
-		return errno == EAGAIN ? -ETIMEDOUT : -errno;
+		return -errno;
 	c = CMSG_FIRSTHDR(&mh);
 	if (c && c->cmsg_type == SCM_RIGHTS && c->cmsg_len >= CMSG_LEN(sizeof(int)))
 		memcpy(&lease, CMSG_DATA(c), sizeof(int));
@@ -87,31 +86,6 @@ static int broker_receive(int fd, bool maps, struct ids_reply *reply, int *ret_f
 	reply->reason[sizeof(reply->reason) - 1] = 0;
 	*ret_fd = TAKE_FD(lease);
 	return 0;
-}
-
-/* A connection that failed is made anew once: the broker may have been restarted meanwhile. After a
- * timeout it is closed as well, lest a late answer be taken for the next one's. */
-static int broker_ask(struct lease *l, enum ids_kind kind, const int *fds, size_t n_fds,
-		      struct ids_reply *reply, int *ret_fd)
-{
-	int r = -ENOTCONN;
-
-	for (int attempt = 0; attempt < 2; attempt++) {
-		if (l->broker < 0) {
-			l->broker = broker_connect(l->socket_path);
-			if (l->broker < 0)
-				return TAKE_FD(l->broker);
-		}
-		r = broker_send(l->broker, kind, fds, n_fds);
-		if (r == 0)
-			r = broker_receive(l->broker, kind != IDS_RETURN, reply, ret_fd);
-		if (r == 0)
-			return 0;
-		close_fdp(&l->broker);
-		if (r != -EPIPE && r != -ECONNRESET)
-			break;
-	}
-	return r;
 }
 
 /* The block is the broker's to know: nothing that the daemon reads can change it. An administrator
@@ -132,49 +106,110 @@ static void check_block(struct lease *l, uint64_t first, uint64_t count)
 		 (unsigned long long)first);
 }
 
-/* 0, LEASE_BUSY, LEASE_NONE, or a sentence. */
-static int ask(struct lease *l, enum ids_kind kind, const int *fds, size_t n_fds,
-	       struct build_ids *ret_ids, int *ret_fd, struct err *e)
+static void failed(struct lease_call *c, int r)
 {
+	_cleanup_err_ struct err e = {};
+
+	(void)err_errno(&e, r, "cannot get ids for a build from the id broker at '%s'",
+			c->lease->socket_path);
+	call_end(c, r, NULL, -1, &e);
+}
+
+static void answered(struct lease_call *c, const struct ids_reply *reply, int fd)
+{
+	_cleanup_err_ struct err e = {};
+	struct build_ids ids = { IDS_BROKER, reply->count, reply->base };
+	int r = 0;
+
+	if (reply->status == IDS_OK)
+		check_block(c->lease, reply->base, reply->count);
+	else if (reply->status == IDS_BUSY)
+		r = LEASE_BUSY;
+	else if (reply->status == IDS_NONE)
+		r = LEASE_NONE;
+	else
+		r = err_set(&e, -EPERM, "the id broker refused ids for a build: %s", reply->reason);
+	call_end(c, r, &ids, fd, &e);
+}
+
+void broker_close(struct lease *l)
+{
+	loop_remove(l->watch);
+	l->watch = NULL;
+	close_fdp(&l->broker);
+}
+
+/* A connection that failed is made anew once: the broker may have been restarted meanwhile. */
+static void lost(struct lease_call *c, int r)
+{
+	broker_close(c->lease);
+	c->begun = false;
+	if ((r != -EPIPE && r != -ECONNRESET) || c->attempts++ > 0)
+		failed(c, r);
+}
+
+static void on_broker(void *ctx, uint32_t events)
+{
+	struct lease *l = ctx;
+	struct lease_call *c = l->calls;
 	struct ids_reply reply;
-	int r = broker_ask(l, kind, fds, n_fds, &reply, ret_fd);
+	int fd = -1, r;
 
-	if (r < 0)
-		return err_errno(e, r, "cannot get ids for a build from the id broker at '%s'",
-				 l->socket_path);
-	if (reply.status == IDS_BUSY)
-		return LEASE_BUSY;
-	if (reply.status == IDS_NONE)
-		return LEASE_NONE;
-	if (reply.status != IDS_OK)
-		return err_set(e, -EPERM, "the id broker refused ids for a build: %s",
-			       reply.reason);
-	check_block(l, reply.base, reply.count);
-	*ret_ids = (struct build_ids){ IDS_BROKER, reply.count, reply.base };
-	return 0;
+	(void)events;
+	if (!c || !c->begun) { /* it has ended, or speaks without being asked */
+		broker_close(l);
+		return;
+	}
+	r = broker_receive(l->broker, c->kind != IDS_RETURN, &reply, &fd);
+	if (r == -EAGAIN)
+		return;
+	if (r == 0)
+		answered(c, &reply, fd);
+	else
+		lost(c, r);
+	broker_go(l);
 }
 
-int broker_map(struct lease *l, enum lease_kind kind, int pidfd, struct build_ids *ret_ids,
-	       int *ret_fd, struct err *e)
+static void on_retry(void *ctx)
 {
-	static const enum ids_kind kinds[] = {
-		[LEASE_PLAIN] = IDS_PLAIN, [LEASE_RANGE] = IDS_RANGE, [LEASE_RANGE4] = IDS_RANGE4
-	};
+	struct lease *l = ctx;
 
-	return ask(l, kinds[kind], &pidfd, 1, ret_ids, ret_fd, e);
+	l->retry = NULL;
+	broker_go(l);
 }
 
-int broker_clean(struct lease *l, int lease_fd, int pidfd, struct build_ids *ret_ids, int *ret_fd,
-		 struct err *e)
+static int ask(struct lease *l, struct lease_call *c)
 {
-	return ask(l, IDS_CLEAN, (int[]){ pidfd, lease_fd }, lease_fd < 0 ? 1 : 2, ret_ids, ret_fd,
-		   e);
+	int r;
+
+	if (l->broker < 0) {
+		l->broker = broker_connect(l->socket_path);
+		if (l->broker < 0)
+			return TAKE_FD(l->broker);
+	}
+	if (!l->watch) {
+		r = loop_add(l->core->loop, l->broker, EPOLLIN, on_broker, l, &l->watch);
+		if (r < 0) {
+			l->watch = NULL;
+			return r;
+		}
+	}
+	return broker_send(l->broker, c->kind, c->fds, c->fds[1] < 0 ? 1 : 2);
 }
 
-int broker_return(struct lease *l, int lease_fd, struct err *e)
+void broker_go(struct lease *l)
 {
-	struct build_ids none;
-	int fd = -1;
+	while (l->calls && !l->calls->begun && !l->retry) {
+		struct lease_call *c = l->calls;
+		int r = ask(l, c);
 
-	return ask(l, IDS_RETURN, &lease_fd, 1, &none, &fd, e);
+		/* Its queue is full: it is slow, or others connect without end. */
+		if (r == -EAGAIN &&
+		    loop_timer(l->core->loop, RETRY_USEC, on_retry, l, &l->retry) == 0)
+			return;
+		if (r == 0)
+			c->begun = true;
+		else
+			lost(c, r);
+	}
 }

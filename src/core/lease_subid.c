@@ -2,23 +2,16 @@
  * lies behind in slots of 65536. */
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pwd.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include "base/fd.h"
 #include "base/log.h"
 #include "core/lease_int.h"
-#include "ipc/ids.h"
 
 enum {
-	HELPER_TIMEOUT_MSEC = 5000,
 	PLAIN_SLOTS = 256,
 	RANGE_SLOTS_MAX = 128,
 };
@@ -167,59 +160,6 @@ void subid_log(const struct subid *s)
 		 s->plain.n, s->range.n, s->first_uid);
 }
 
-/* Waits for a child with a limit; kills it when that is over. 0 when it exited with 0. */
-static int wait_bounded(pid_t pid)
-{
-	_cleanup_close_ int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	struct pollfd p = { pidfd, POLLIN, 0 };
-	int status, r;
-
-	do
-		r = pidfd < 0 ? 0 : poll(&p, 1, HELPER_TIMEOUT_MSEC);
-	while (r < 0 && errno == EINTR);
-	if (r <= 0)
-		(void)kill(pid, SIGKILL); /* our own child, not yet waited for */
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return -errno;
-	if (r <= 0)
-		return -ETIMEDOUT;
-	return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EPERM;
-}
-
-/* newuidmap PID 0 FIRST COUNT COUNT OWN 1; no environment, no foreign signal mask. */
-static int run_helper(const struct subid *s, const char *helper, pid_t pid, uint32_t first,
-		      uint32_t count, uint32_t own, struct err *e)
-{
-	char path[96], pid_s[16], first_s[16], count_s[16], own_s[16];
-	char *argv[] = { path, pid_s, "0", first_s, count_s, count_s, own_s, "1", NULL };
-	char *envp[] = { NULL };
-	posix_spawnattr_t attr;
-	sigset_t none;
-	pid_t child;
-	int r;
-
-	snprintf(path, sizeof(path), "%s/%s", s->helpers, helper);
-	snprintf(pid_s, sizeof(pid_s), "%d", pid);
-	snprintf(first_s, sizeof(first_s), "%u", first);
-	snprintf(count_s, sizeof(count_s), "%u", count);
-	snprintf(own_s, sizeof(own_s), "%u", own);
-	sigemptyset(&none);
-	r = posix_spawnattr_init(&attr);
-	if (r != 0)
-		return err_errno(e, -r, "starting '%s'", path);
-	r = posix_spawnattr_setsigmask(&attr, &none);
-	if (r == 0)
-		r = posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK);
-	if (r == 0)
-		r = posix_spawn(&child, path, NULL, &attr, argv, envp);
-	(void)posix_spawnattr_destroy(&attr);
-	if (r != 0)
-		return err_errno(e, -r, "starting '%s'", path);
-	r = wait_bounded(child);
-	return r < 0 ? err_errno(e, r, "'%s' did not map ids for a build (see the log)", path) : 0;
-}
-
 /* As the broker does, so that a build sees the same in every mode. The file is the daemon's to
  * write: it owns the namespace. */
 static int deny_setgroups(pid_t pid, struct err *e)
@@ -234,22 +174,27 @@ static int deny_setgroups(pid_t pid, struct err *e)
 	return r < 0 ? err_errno(e, r, "writing '%s'", path) : 0;
 }
 
-/* The maps for a slot, of which `count` ids are used. */
-static int map_slot(const struct lease *l, const struct slots *set, const struct slot *slot,
-		    uint32_t count, bool setgroups, pid_t pid, struct build_ids *ret_ids,
-		    struct err *e)
+/* The maps for a slot, of which `count` ids are used. Takes slot->fd. */
+static void map_slot(struct lease_call *c, const struct slots *set, struct slot *slot,
+		     uint32_t count, bool setgroups)
 {
-	const struct subid *s = l->subid;
-	uint32_t uid = slot_first_id(set, slot), gid = s->first_gid + (uid - s->first_uid);
-	int r = setgroups ? 0 : deny_setgroups(pid, e);
+	const struct subid *s = c->lease->subid;
+	uint32_t uid = slot_first_id(set, slot);
+	_cleanup_err_ struct err e = {};
+	int r = setgroups ? 0 : deny_setgroups(c->pid, &e);
 
-	if (r == 0)
-		r = run_helper(s, "newgidmap", pid, gid, count, l->gid, e);
-	if (r == 0)
-		r = run_helper(s, "newuidmap", pid, uid, count, l->uid, e);
-	if (r == 0)
-		*ret_ids = (struct build_ids){ IDS_SUBID, count, uid };
-	return r;
+	c->lease_fd = TAKE_FD(slot->fd);
+	c->ids = (struct build_ids){ IDS_SUBID, count, uid };
+	c->first_gid = s->first_gid + (uid - s->first_uid);
+	if (r < 0)
+		call_end(c, r, NULL, -1, &e);
+	else
+		helpers_run(c, s->helpers);
+}
+
+const char *subid_helpers(const struct subid *s)
+{
+	return s->helpers;
 }
 
 bool subid_offers(const struct subid *s, enum lease_kind kind)
@@ -276,36 +221,40 @@ static int take(struct subid *s, enum lease_kind kind, struct slot *ret)
 	return slots_take(&s->range, SLOTS_WIDE, IDS_SLOT4, ret);
 }
 
-int subid_map(struct lease *l, enum lease_kind kind, pid_t pid, struct build_ids *ret_ids,
-	      int *ret_fd, struct err *e)
+/* 0, LEASE_BUSY, or a sentence. */
+static int take_slot(struct subid *s, enum lease_kind kind, struct slot *ret, struct err *e)
 {
-	struct subid *s = l->subid;
 	uint32_t width = kind == LEASE_RANGE4 ? SLOTS_WIDE : 1;
-	uint32_t count = kind == LEASE_PLAIN ? 1 : width * IDS_SLOT;
-	struct slot slot = { .fd = -1 };
-	_cleanup_close_ int fd = -1;
 	int r;
 
 	if (kind != LEASE_PLAIN && s->range.n < width)
 		return too_small(s, width, e);
-	r = take(s, kind, &slot);
+	r = take(s, kind, ret);
 	if (r == -ENOENT) {
 		r = open_slots(s, e);
 		if (r < 0)
 			return r;
-		r = take(s, kind, &slot);
+		r = take(s, kind, ret);
 	}
 	if (r == -EBUSY)
 		return LEASE_BUSY;
-	if (r < 0)
-		return err_errno(e, r, "leasing an id slot in '%s'", s->path);
-	fd = slot.fd;
-	r = map_slot(l, kind == LEASE_PLAIN ? &s->plain : &s->range, &slot, count, true, pid,
-		     ret_ids, e);
-	if (r < 0)
-		return r;
-	*ret_fd = TAKE_FD(fd);
-	return 0;
+	return r < 0 ? err_errno(e, r, "leasing an id slot in '%s'", s->path) : 0;
+}
+
+void subid_map(struct lease_call *c, enum lease_kind kind)
+{
+	struct subid *s = c->lease->subid;
+	_cleanup_err_ struct err e = {};
+	struct slot slot = { .fd = -1 };
+	int r = take_slot(s, kind, &slot, &e);
+
+	c->begun = true;
+	if (r != 0)
+		call_end(c, r, NULL, -1, &e);
+	else if (kind == LEASE_PLAIN)
+		map_slot(c, &s->plain, &slot, 1, true);
+	else
+		map_slot(c, &s->range, &slot, slot.width * IDS_SLOT, true);
 }
 
 /* The slots that the lease belongs to, or NULL. */
@@ -323,28 +272,25 @@ static struct slots *stale_set(struct subid *s, struct slot *ret)
 	return slots_stale(&s->range, ret) == 0 ? &s->range : NULL;
 }
 
-int subid_clean(struct lease *l, int lease_fd, pid_t pid, struct build_ids *ret_ids, int *ret_fd,
-		struct err *e)
+void subid_clean(struct lease_call *c, int lease_fd)
 {
+	struct subid *s = c->lease->subid;
 	struct slot slot = { .fd = -1 };
-	struct slots *set =
-		lease_fd < 0 ? stale_set(l->subid, &slot) : set_of(l->subid, lease_fd, &slot);
-	_cleanup_close_ int fd = slot.fd;
-	int r;
+	struct slots *set = lease_fd < 0 ? stale_set(s, &slot) : set_of(s, lease_fd, &slot);
+	_cleanup_err_ struct err e = {};
+	int r = 0;
 
-	if (!set)
-		return lease_fd < 0 ? LEASE_NONE
-				    : err_set(e, -EPERM, "the fd is not a lease of ids");
-	if (lease_fd >= 0) {
-		fd = fcntl(lease_fd, F_DUPFD_CLOEXEC, 3);
-		if (fd < 0)
-			return err_errno(e, -errno, "duplicating a lease of ids");
-	}
-	r = map_slot(l, set, &slot, slot.width * set->ids, false, pid, ret_ids, e);
-	if (r < 0)
-		return r;
-	*ret_fd = TAKE_FD(fd);
-	return 0;
+	c->begun = true;
+	if (!set && lease_fd < 0)
+		r = LEASE_NONE;
+	else if (!set)
+		r = err_set(&e, -EPERM, "the fd is not a lease of ids");
+	else if (lease_fd >= 0 && (slot.fd = fcntl(lease_fd, F_DUPFD_CLOEXEC, 3)) < 0)
+		r = err_errno(&e, -errno, "duplicating a lease of ids");
+	if (r != 0)
+		call_end(c, r, NULL, -1, &e);
+	else
+		map_slot(c, set, &slot, slot.width * set->ids, false);
 }
 
 int subid_return(struct lease *l, int lease_fd, struct err *e)

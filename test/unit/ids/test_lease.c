@@ -19,9 +19,78 @@
 #include "base/log.h"
 #include "core/core.h"
 #include "core/lease.h"
+#include "core/loop.h"
 #include "ipc/ids.h"
 
 static char dir[] = "/tmp/airplant-lease-XXXXXX", path[64];
+
+/* The answer to one call, which comes from the loop or at once. */
+struct answer {
+	struct loop *loop;
+	bool done;
+	int r, fd;
+	struct build_ids ids;
+	struct err *e;
+};
+
+static void on_done(void *ctx, int r, const struct build_ids *ids, int fd, const struct err *e)
+{
+	struct answer *a = ctx;
+
+	a->done = true;
+	a->r = r;
+	a->fd = fd;
+	a->ids = *ids;
+	if (r < 0)
+		(void)err_set(a->e, r, "%s", err_msg(e));
+	loop_quit(a->loop);
+}
+
+static const struct lease_events events = { on_done, NULL };
+
+/* Loops until the call is over. */
+static int finish(struct core *core, struct answer *a, struct build_ids *ids, int *fd)
+{
+	if (!a->done)
+		assert_int_equal(loop_run(core->loop), 0);
+	assert_true(a->done);
+	*ids = a->ids;
+	*fd = a->fd;
+	return a->r;
+}
+
+static int map_ids(struct core *core, struct lease *l, enum lease_kind kind, int pidfd, pid_t pid,
+		   struct build_ids *ids, int *fd, struct err *e)
+{
+	struct answer a = { .loop = core->loop, .e = e };
+	struct lease_call *call = NULL;
+	int r;
+
+	lease_map(l, kind, pidfd, pid, &events, &a, &call);
+	r = finish(core, &a, ids, fd);
+	assert_null(call);
+	return r;
+}
+
+static int map_clean(struct core *core, struct lease *l, int lease_fd, int pidfd, pid_t pid,
+		     struct build_ids *ids, int *fd, struct err *e)
+{
+	struct answer a = { .loop = core->loop, .e = e };
+	struct lease_call *call = NULL;
+
+	lease_clean(l, lease_fd, pidfd, pid, &events, &a, &call);
+	return finish(core, &a, ids, fd);
+}
+
+static int give_back(struct core *core, struct lease *l, int lease_fd, struct err *e)
+{
+	struct answer a = { .loop = core->loop, .e = e };
+	struct build_ids none;
+	int fd;
+
+	lease_return(l, lease_fd, &events, &a);
+	return finish(core, &a, &none, &fd);
+}
 
 struct fake {
 	const char *what;
@@ -139,7 +208,8 @@ static void test_fakes(void **state)
 	for (size_t i = 0; i < ELEMENTS(fakes); i++) {
 		const struct fake *f = &fakes[i];
 		pid_t pid = start_fake(f);
-		struct core core = { .settings = { .ids = IDS_USE_BROKER, .ids_socket = path } };
+		struct core core = { .loop = loop_new(),
+				     .settings = { .ids = IDS_USE_BROKER, .ids_socket = path } };
 		_cleanup_err_ struct err e = { 0 };
 		struct build_ids ids = { 0 };
 		struct lease *l = NULL;
@@ -147,7 +217,7 @@ static void test_fakes(void **state)
 
 		assert_int_equal(lease_setup(&core, &l, &e), 0);
 		assert_int_equal(lease_mode(l), IDS_BROKER);
-		r = lease_map(l, LEASE_PLAIN, STDIN_FILENO, getpid(), &ids, &fd, &e);
+		r = map_ids(&core, l, LEASE_PLAIN, STDIN_FILENO, getpid(), &ids, &fd, &e);
 		if (r != f->want)
 			fail_msg("%s: got %d (%s), want %d", f->what, r, err_msg(&e), f->want);
 		if (f->sentence)
@@ -161,15 +231,62 @@ static void test_fakes(void **state)
 		}
 		close_fdp(&fd);
 		lease_free(l);
+		loop_free(core.loop);
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
 	}
 }
 
+static int n_late;
+
+static void on_late(void *ctx, const char *whom)
+{
+	struct answer *a = ctx;
+
+	assert_non_null(strstr(whom, path));
+	n_late++;
+	loop_quit(a->loop);
+}
+
+/* One that takes requests and does not answer: whoever waits is told so, what was not sent can be
+ * taken back, and nothing of it needs the broker to end. */
+static void test_hung_broker(void **state)
+{
+	static const struct lease_events patient = { on_done, on_late };
+	struct core core = { .loop = loop_new(),
+			     .settings = { .ids = IDS_USE_BROKER, .ids_socket = path } };
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	_cleanup_close_ int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	_cleanup_err_ struct err e = { 0 };
+	struct answer a = { .loop = core.loop, .e = &e }, b = a;
+	struct lease_call *first = NULL, *second = NULL;
+	struct lease *l = NULL;
+
+	(void)state;
+	unlink(path);
+	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", path);
+	assert_int_equal(bind(s, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	assert_int_equal(listen(s, 4), 0);
+	assert_int_equal(lease_setup(&core, &l, &e), 0);
+	lease_map(l, LEASE_PLAIN, STDIN_FILENO, getpid(), &patient, &a, &first);
+	lease_map(l, LEASE_PLAIN, STDIN_FILENO, getpid(), &patient, &b, &second);
+	assert_non_null(first);
+	assert_non_null(second);
+	assert_false(lease_cancel(first));
+	assert_true(lease_cancel(second));
+	assert_null(second);
+	assert_int_equal(loop_run(core.loop), 0);
+	assert_int_equal(n_late, 1);
+	assert_false(a.done || b.done);
+	lease_free(l);
+	loop_free(core.loop);
+}
+
 /* Told to use the broker and nobody there: never another mode, and a sentence per build. */
 static void test_no_broker(void **state)
 {
-	struct core core = { .settings = { .ids = IDS_USE_BROKER, .ids_socket = path } };
+	struct core core = { .loop = loop_new(),
+			     .settings = { .ids = IDS_USE_BROKER, .ids_socket = path } };
 	_cleanup_err_ struct err e = { 0 };
 	struct build_ids ids;
 	struct lease *l = NULL;
@@ -179,15 +296,17 @@ static void test_no_broker(void **state)
 	unlink(path);
 	assert_int_equal(lease_setup(&core, &l, &e), 0);
 	assert_int_equal(lease_mode(l), IDS_BROKER);
-	assert_int_equal(lease_map(l, LEASE_PLAIN, 0, getpid(), &ids, &fd, &e), -ENOENT);
+	assert_int_equal(map_ids(&core, l, LEASE_PLAIN, 0, getpid(), &ids, &fd, &e), -ENOENT);
 	assert_non_null(strstr(err_msg(&e), path));
 	lease_free(l);
+	loop_free(core.loop);
 }
 
 /* A broker that is not up yet is waited for: "auto" never means less because of the moment. */
 static void test_auto(void **state)
 {
-	struct core core = { .settings = { .ids = IDS_AUTO, .ids_socket = path },
+	struct core core = { .loop = loop_new(),
+			     .settings = { .ids = IDS_AUTO, .ids_socket = path },
 			     .state_dir = "/proc/nonexistent" };
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
 	_cleanup_close_ int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -212,12 +331,15 @@ static void test_auto(void **state)
 	assert_int_equal(lease_setup(&core, &l, &e), 0);
 	assert_int_equal(lease_mode(l), IDS_SINGLE);
 	lease_free(l);
+	loop_free(core.loop);
 	unlink(path);
 }
 
 static void test_single(void **state)
 {
-	struct core core = { .settings = { .ids = IDS_USE_SINGLE }, .uid = 4711 };
+	struct core core = { .loop = loop_new(),
+			     .settings = { .ids = IDS_USE_SINGLE },
+			     .uid = 4711 };
 	_cleanup_err_ struct err e = { 0 };
 	struct build_ids ids;
 	struct lease *l = NULL;
@@ -225,19 +347,20 @@ static void test_single(void **state)
 
 	(void)state;
 	assert_int_equal(lease_setup(&core, &l, &e), 0);
-	assert_int_equal(lease_map(l, LEASE_PLAIN, -1, 0, &ids, &fd, &e), 0);
+	assert_int_equal(map_ids(&core, l, LEASE_PLAIN, -1, 0, &ids, &fd, &e), 0);
 	assert_int_equal(ids.mode, IDS_SINGLE);
 	assert_int_equal(ids.host_base, 4711);
 	assert_int_equal(fd, -1);
-	assert_int_equal(lease_map(l, LEASE_RANGE, -1, 0, &ids, &fd, &e), -EOPNOTSUPP);
+	assert_int_equal(map_ids(&core, l, LEASE_RANGE, -1, 0, &ids, &fd, &e), -EOPNOTSUPP);
 	assert_non_null(strstr(err_msg(&e), "/etc/subuid"));
-	assert_int_equal(lease_clean(l, -1, -1, 0, &ids, &fd, &e), LEASE_NONE);
-	assert_int_equal(lease_return(l, -1, &e), 0);
+	assert_int_equal(map_clean(&core, l, -1, -1, 0, &ids, &fd, &e), LEASE_NONE);
+	assert_int_equal(give_back(&core, l, -1, &e), 0);
 	lease_free(l);
+	loop_free(core.loop);
 }
 
 /* A range where the grant is large enough, with setgroups; else the sentence says what to write. */
-static void map_range(struct lease *l)
+static void map_range(struct core *core, struct lease *l)
 {
 	_cleanup_err_ struct err e = { 0 };
 	_cleanup_free_ char *text = NULL;
@@ -254,14 +377,13 @@ static void map_range(struct lease *l)
 		_exit(0);
 	}
 	assert_int_equal(read(ready[0], &c, 1), 1);
-	r = lease_map(l, LEASE_RANGE4, -1, pid, &ids, &fd, &e);
+	r = map_ids(core, l, LEASE_RANGE4, -1, pid, &ids, &fd, &e);
 	if (r == 0) {
 		assert_int_equal(ids.count, 262144);
 		snprintf(proc, sizeof(proc), "/proc/%d/setgroups", pid);
 		assert_int_equal(read_file_at(AT_FDCWD, proc, 64, &text, NULL), 0);
 		assert_string_equal(text, "allow\n");
-		assert_int_equal(lease_return(l, fd, &e), 0);
-		assert_int_equal(close(fd), 0);
+		assert_int_equal(give_back(core, l, fd, &e), 0);
 	} else {
 		assert_int_equal(r, -EOPNOTSUPP);
 		assert_non_null(strstr(err_msg(&e), "for example with the line"));
@@ -273,7 +395,8 @@ static void map_range(struct lease *l)
 /* newuidmap for real, where this user has a grant. */
 static void test_subid(void **state)
 {
-	struct core core = { .settings = { .ids = IDS_USE_SUBID },
+	struct core core = { .loop = loop_new(),
+			     .settings = { .ids = IDS_USE_SUBID },
 			     .state_dir = dir,
 			     .uid = getuid(),
 			     .gid = getgid() };
@@ -302,7 +425,7 @@ static void test_subid(void **state)
 		}
 		assert_int_equal(read(ready[0], &c, 1), 1);
 		assert_int_equal(c, 'x');
-		if (lease_map(l, LEASE_PLAIN, -1, pid[i], i ? &b : &a, &fd[i], &e) != 0)
+		if (map_ids(&core, l, LEASE_PLAIN, -1, pid[i], i ? &b : &a, &fd[i], &e) != 0)
 			fail_msg("%s", err_msg(&e));
 	}
 	assert_int_not_equal(a.host_base, b.host_base);
@@ -316,15 +439,17 @@ static void test_subid(void **state)
 	snprintf(proc, sizeof(proc), "/proc/%d/setgroups", pid[1]);
 	assert_int_equal(read_file_at(AT_FDCWD, proc, 4096, &map, NULL), 0);
 	assert_string_equal(map, "deny\n");
-	assert_int_equal(lease_return(l, fd[0], &e), 0);
-	assert_int_equal(lease_clean(l, -1, -1, pid[0], &a, &ready[0], &e), LEASE_NONE);
+	assert_int_equal(give_back(&core, l, fd[0], &e), 0);
+	assert_int_equal(map_clean(&core, l, -1, -1, pid[0], &a, &ready[0], &e), LEASE_NONE);
 	for (int i = 0; i < 2; i++) {
 		kill(pid[i], SIGKILL);
 		waitpid(pid[i], NULL, 0);
-		close(fd[i]);
+		if (i > 0)
+			close(fd[i]); /* the other was returned */
 	}
-	map_range(l);
+	map_range(&core, l);
 	lease_free(l);
+	loop_free(core.loop);
 }
 
 static int group_setup(void **state)
@@ -348,7 +473,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fakes), cmocka_unit_test(test_no_broker),
 		cmocka_unit_test(test_auto),  cmocka_unit_test(test_single),
-		cmocka_unit_test(test_subid),
+		cmocka_unit_test(test_subid), cmocka_unit_test(test_hung_broker),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);
