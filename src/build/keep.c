@@ -14,7 +14,7 @@
 #include "base/log.h"
 #include "build/supervisor.h"
 
-enum { KEEP_MAX_DIRS = 200000, COPY_BYTES = 1 << 30, BUFFER = 64 * 1024 };
+enum { KEEP_MAX_DIRS = 200000, COPY_BYTES = 32 << 20, BUFFER = 64 * 1024 };
 
 struct keep {
 	struct build *b;
@@ -36,6 +36,8 @@ static int copy_bytes(struct keep *k, int in, int out)
 	for (;;) {
 		ssize_t n = copy_file_range(in, NULL, out, NULL, COPY_BYTES, 0);
 
+		if (n > 0 && watch_cancelled(k->b))
+			return -ECANCELED;
 		if (n > 0 || (n < 0 && errno == EINTR))
 			continue;
 		if (n == 0)

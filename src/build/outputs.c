@@ -87,6 +87,11 @@ static bool sees_others(const struct build *b)
 	return b->s.fixed || b->s.sandbox != SANDBOX_ON || (b->ids.mode == IDS_SINGLE && b->shares);
 }
 
+static bool asked_to_stop(void *b)
+{
+	return watch_cancelled(b);
+}
+
 static int take_output(struct work *w, const struct build_output *o, struct err *e)
 {
 	const struct build *b = w->b;
@@ -98,6 +103,7 @@ static int take_output(struct work *w, const struct build_output *o, struct err 
 		.n_uids = (uid_t)b->s.n_ids,
 	};
 	bool held = sees_others(b);
+	struct tree_stop stop = { asked_to_stop, w->b };
 	struct stat st;
 	int r = check_present(w, o, &st, e);
 
@@ -110,7 +116,7 @@ static int take_output(struct work *w, const struct build_output *o, struct err 
 		return r;
 	if (held) {
 		owner.ret_held = NULL;
-		r = tree_result(tree_copy(w->store, o->path, w->out, o->path, e), w, o, e);
+		r = tree_result(tree_copy(w->store, o->path, w->out, o->path, &stop, e), w, o, e);
 		if (r == 0) {
 			owner.uid = b->owner_uid;
 			owner.n_uids = 1;
@@ -152,6 +158,7 @@ static int measure(struct work *w, size_t i, struct err *e)
 	const struct build_output *o = &s->outputs.v[i];
 	struct build_made *m = &w->made[i];
 	struct refscan *scan = refscan_new();
+	struct tree_stop stop = { asked_to_stop, w->b };
 	struct tree_facts facts;
 	int r = scan ? add_candidates(scan, s) : -ENOMEM;
 
@@ -159,7 +166,7 @@ static int measure(struct work *w, size_t i, struct err *e)
 		refscan_free(scan);
 		return out_of_memory(e);
 	}
-	r = tree_result(tree_measure(w->out, o->path, scan, &facts, e), w, o, e);
+	r = tree_result(tree_measure_until(w->out, o->path, scan, &stop, &facts, e), w, o, e);
 	if (r == 0) {
 		m->name = o->name;
 		m->path = o->path;

@@ -34,9 +34,18 @@ struct tree_facts {
 	uint8_t nar_hash[32];
 	uint64_t nar_size;
 };
+/* Asked every now and then while a tree is read that takes long (a file may be a terabyte of nothing);
+ * when it says true the work ends with -ECANCELED. */
+struct tree_stop {
+	bool (*asked)(void *ctx);
+	void *ctx;
+};
 /* Hash, size and (when `scan` is not NULL) references of a tree, in one pass. */
 int tree_measure(int dirfd, const char *name, struct refscan *scan, struct tree_facts *ret,
 		 struct err *e);
+
+int tree_measure_until(int dirfd, const char *name, struct refscan *scan,
+		       const struct tree_stop *stop, struct tree_facts *ret, struct err *e);
 
 struct tree_owner {
 	uid_t uid;     /* what every inode must belong to when found (the builder's id) */
@@ -53,7 +62,8 @@ struct tree_owner {
  * below. TREE_BAD with a sentence naming the path below the top. */
 int tree_canonicalise(int dirfd, const char *name, const struct tree_owner *owner, struct err *e);
 /* Copies a tree to fresh inodes (a fixed output must not share one with its builder). */
-int tree_copy(int from_dirfd, const char *from, int to_dirfd, const char *to, struct err *e);
+int tree_copy(int from_dirfd, const char *from, int to_dirfd, const char *to,
+	      const struct tree_stop *stop, struct err *e);
 /* The tree's hash as git makes it: SHA-1 or SHA-256. Returns as tree_dump. */
 int tree_git_hash(int dirfd, const char *name, enum hash_algo algo, struct hash *ret,
 		  struct err *e);

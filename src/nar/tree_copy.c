@@ -12,24 +12,31 @@
 #include "base/fd.h"
 #include "nar/tree_walk.h"
 
-enum { COPY_BUFFER = 64 * 1024 };
+enum { COPY_BUFFER = 64 * 1024, COPY_PIECE = 32 << 20 };
 
 struct copy {
 	struct tree_walk walk;
 	int to[NAR_MAX_DEPTH]; /* beside walk.v: the copies of the open directories */
 	uint8_t *buffer;
+	const struct tree_stop *stop;
 	bool no_range; /* copy_file_range does not work between these file systems */
 	struct err *e;
 };
 
+/* After each piece of a file. */
+static bool stopped(const struct copy *c, uint64_t left)
+{
+	return left % COPY_PIECE == 0 && c->stop && c->stop->asked(c->stop->ctx);
+}
+
 /* 0, 1 when the kernel cannot do it for these files, or -errno. */
-static int copy_range(int in, int out, uint64_t size)
+static int copy_range(const struct copy *c, int in, int out, uint64_t size)
 {
 	uint64_t left = size;
 
 	while (left) {
-		ssize_t n =
-			copy_file_range(in, NULL, out, NULL, left > 1 << 30 ? 1 << 30 : left, 0);
+		uint64_t piece = left % COPY_PIECE ? left % COPY_PIECE : COPY_PIECE;
+		ssize_t n = copy_file_range(in, NULL, out, NULL, piece, 0);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -42,6 +49,8 @@ static int copy_range(int in, int out, uint64_t size)
 		if (n == 0)
 			return left == size ? 1 : -EIO; /* some file systems say 0 for "cannot" */
 		left -= (uint64_t)n;
+		if (stopped(c, left))
+			return -ECANCELED;
 	}
 	return 0;
 }
@@ -62,6 +71,8 @@ static int copy_bytes(struct copy *c, int in, int out, uint64_t size)
 		if (r < 0)
 			return r;
 		left -= (uint64_t)n;
+		if (stopped(c, left))
+			return -ECANCELED;
 	}
 	return 0;
 }
@@ -70,7 +81,7 @@ static int copy_contents(struct copy *c, int in, int out, uint64_t size)
 {
 	/* For a small file one read and one write are the cheapest. */
 	if (size > COPY_BUFFER && !c->no_range) {
-		int r = copy_range(in, out, size);
+		int r = copy_range(c, in, out, size);
 
 		if (r <= 0)
 			return r;
@@ -158,7 +169,8 @@ static int copy_node(struct copy *c, int from, const char *name, int to, const c
 	}
 }
 
-int tree_copy(int from_dirfd, const char *from, int to_dirfd, const char *to, struct err *e)
+int tree_copy(int from_dirfd, const char *from, int to_dirfd, const char *to,
+	      const struct tree_stop *stop, struct err *e)
 {
 	struct copy *c = calloc(1, sizeof(*c));
 	int r = -ENOMEM;
@@ -166,6 +178,7 @@ int tree_copy(int from_dirfd, const char *from, int to_dirfd, const char *to, st
 	if (!c)
 		return r;
 	c->e = e;
+	c->stop = stop;
 	c->buffer = malloc(COPY_BUFFER);
 	if (c->buffer)
 		r = copy_node(c, from_dirfd, from, to_dirfd, to);

@@ -189,10 +189,13 @@ int tree_dump(int dirfd, const char *name, byte_sink sink, void *ctx, struct err
 	return r;
 }
 
+enum { STOP_BYTES = 32 << 20 };
+
 struct measure {
 	struct hasher *hasher;
 	struct refscan *scan;
-	uint64_t size;
+	const struct tree_stop *stop;
+	uint64_t size, asked_at;
 };
 
 static int measure_sink(void *ctx, const uint8_t *data, size_t len)
@@ -203,13 +206,16 @@ static int measure_sink(void *ctx, const uint8_t *data, size_t len)
 	if (m->scan)
 		refscan_feed(m->scan, data, len);
 	m->size += len;
-	return 0;
+	if (!m->stop || m->size - m->asked_at < STOP_BYTES)
+		return 0;
+	m->asked_at = m->size;
+	return m->stop->asked(m->stop->ctx) ? -ECANCELED : 0;
 }
 
-int tree_measure(int dirfd, const char *name, struct refscan *scan, struct tree_facts *ret,
-		 struct err *e)
+int tree_measure_until(int dirfd, const char *name, struct refscan *scan,
+		       const struct tree_stop *stop, struct tree_facts *ret, struct err *e)
 {
-	struct measure m = { .hasher = hasher_new(HASH_SHA256), .scan = scan };
+	struct measure m = { .hasher = hasher_new(HASH_SHA256), .scan = scan, .stop = stop };
 	struct hash hash;
 	int r;
 
@@ -223,4 +229,10 @@ int tree_measure(int dirfd, const char *name, struct refscan *scan, struct tree_
 	}
 	hasher_free(m.hasher);
 	return r;
+}
+
+int tree_measure(int dirfd, const char *name, struct refscan *scan, struct tree_facts *ret,
+		 struct err *e)
+{
+	return tree_measure_until(dirfd, name, scan, NULL, ret, e);
 }

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import tempfile
+import threading
 import time
 
 import pytest
@@ -88,13 +89,17 @@ def start(d, expr, user="airplant-alice", args=()):
     return d.popen("nix-build", "--no-out-link", *args, "-E", PRELUDE + expr, user=user)
 
 
-def until(client, text):
-    """Reads a client's output up to a line with `text`; gives what came."""
-    seen = ""
-    for line in client.stdout:
-        seen += line
-        if text in line:
-            return seen
+def until(client, text, seconds=60):
+    """Reads a client's output up to the line `text`; gives what came."""
+    seen, timer = "", threading.Timer(seconds, client.kill)
+    timer.start()
+    try:
+        for line in client.stdout:
+            seen += line
+            if line.strip() == text:
+                return seen
+    finally:
+        timer.cancel()
     raise AssertionError(seen)
 
 

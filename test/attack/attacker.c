@@ -223,23 +223,24 @@ static int modes(char **argv)
 	return 0;
 }
 
-/* Leaves a runnable set-user-ID copy of this program as `to`, by the one way that the filter cannot see. */
+/* Leaves a set-user-ID file, by the one way that the filter cannot see. */
 static int plant(char **argv)
 {
 	struct open_how oh = { .flags = O_CREAT | O_RDWR | O_EXCL, .mode = 06755 };
-	int in = open("/proc/self/exe", O_RDONLY), fd;
 	struct stat st;
-	void *from, *to;
+	int fd;
 
 	umask(0);
 	fd = (int)syscall(SYS_openat2, AT_FDCWD, argv[0], &oh, sizeof(oh));
-	if (fd < 0 || fstat(in, &st) < 0 || ftruncate(fd, st.st_size) < 0)
+	if (fd < 0)
 		return 1;
-	from = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, in, 0);
-	to = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	memcpy(to, from, (size_t)st.st_size);
 	fstat(fd, &st);
 	printf("planted with mode %04o\n", st.st_mode & 07777);
+	(void)!write(fd, "x", 1);
+	fstat(fd, &st);
+	printf("with something in it: mode %04o\n", st.st_mode & 07777);
+	unlink(argv[0]);
+	close((int)syscall(SYS_openat2, AT_FDCWD, argv[0], &oh, sizeof(oh)));
 	return 0;
 }
 
@@ -354,7 +355,7 @@ static void reach_processes(void)
 {
 	char path[64];
 
-	for (int pid = 1; pid < 5000; pid++)
+	for (int pid = 2; pid < 5000; pid++)
 		if (pid != getpid() && kill(pid, 0) == 0)
 			printf("sees process %d\n", pid);
 	say("kill -1", kill(-1, SIGCONT)); /* everybody but itself and the first: nobody */
@@ -440,13 +441,15 @@ static void reach_machine(void)
 		"/dev/kmsg", "/dev/mem", "/dev/kvm", "/dev/fuse", "/dev/net/tun", "/dev/vsock", "/dev/sda", "/dev/vda",
 		"/dev/console", "/dev/tty0", "/dev/mqueue", "/proc/kcore", "/proc/sysrq-trigger",
 		"/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sys/net/ipv4/ip_forward",
-		"/proc/sys/kernel/ns_last_pid", "/proc/sys/fs/binfmt_misc/register", "/proc/self/uid_map",
-		"/proc/self/gid_map", "/proc/self/setgroups", "/proc/self/loginuid", "/sys/kernel", "/sys/fs/cgroup" };
+		"/proc/sys/kernel/ns_last_pid", "/proc/sys/fs/binfmt_misc/register", "/proc/self/setgroups",
+		"/sys/kernel", "/sys/fs/cgroup" };
 
 	for (size_t i = 0; i < sizeof(calls) / sizeof(*calls); i++)
 		say(calls[i].what, syscall(calls[i].nr, 3, 0, 0, 0, 0, 0));
 	for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++)
 		say(files[i], opens(files[i], strstr(files[i], "/proc/") ? O_WRONLY : O_RDONLY));
+	say("map again", ({ int fd = open("/proc/self/uid_map", O_WRONLY); write(fd, "0 0 1", 5); }));
+	say("map a group again", ({ int fd = open("/proc/self/gid_map", O_WRONLY); write(fd, "0 0 1", 5); }));
 	say("TIOCSTI", ioctl(1, 0x5412, "x"));
 	say("TIOCSTI with high bits", syscall(SYS_ioctl, 1, 0x100005412UL, "x"));
 	say("TIOCLINUX", ioctl(1, 0x541c, "\3"));
@@ -584,7 +587,7 @@ static int outlive(char **argv)
 /* Bits of maps that the kernel must refuse, in a user namespace of its own (nested-sandboxes). */
 static int map_ids(char **argv)
 {
-	static const char *const lines[] = { "0 0 1", "0 1 1", "0 100 1", "0 1001 1", "0 65536 1", "0 0 65536", "0 1 4294967294" };
+	static const char *const lines[] = { "0 0 1", "0 1 1", "0 101 1", "0 1001 1", "0 65536 1", "0 0 65536", "0 1 4294967294" };
 	int gate[2], done[2];
 	char path[64], c;
 	pid_t pid;
@@ -711,9 +714,9 @@ static int poke(char **argv)
 	say("process_vm_readv", process_vm_readv(pid, &l, 1, &r, 1, 0));
 	say("process_madvise", syscall(440, pidfd, &r, 1, MADV_COLD, 0));
 	say("setns", setns(pidfd, CLONE_NEWNS));
-	for (const char *const *f = (const char *const[]){ "mem", "maps", "environ", "root/etc", "cwd/.", "fd/0", "map_files", "ns/mnt", "stack", "io", NULL }; *f; f++) {
+	for (const char *const *f = (const char *const[]){ "mem", "maps", "environ", "root/etc", "cwd/.", "fd/0", "fdinfo/0", "ns/mnt", "stack", "io", NULL }; *f; f++) {
 		snprintf(path, sizeof(path), "/proc/%d/%s", pid, *f);
-		say(*f, ({ int fd = open(path, O_RDONLY); char c; fd < 0 ? -1 : !strcmp(*f, "map_files") || strchr(*f, '/') ? 0 : read(fd, &c, 1); }));
+		say(*f, ({ int fd = open(path, O_RDONLY); char c; fd < 0 ? -1 : strchr(*f, '/') ? 0 : read(fd, &c, 1); }));
 	}
 	say("prlimit", ({ struct rlimit o; prlimit(pid, RLIMIT_NOFILE, NULL, &o); }));
 	say("kill", kill(pid, SIGCONT));

@@ -290,7 +290,7 @@ static void test_unsupported_types(void **state)
 	assert_int_equal(tree_dump(s.fd, "t", to_buf, &nar, &e), TREE_BAD);
 	assert_string_equal(e.msg, "file 't/fifo' has an unsupported type");
 	assert_int_equal(tree_dump(s.fd, "t/fifo", to_buf, &nar, &e), TREE_BAD);
-	assert_int_equal(tree_copy(s.fd, "t", s.fd, "t2", &e), TREE_BAD);
+	assert_int_equal(tree_copy(s.fd, "t", s.fd, "t2", NULL, &e), TREE_BAD);
 	assert_int_equal(tree_dump(s.fd, "absent", to_buf, &nar, &e), -ENOENT);
 	scratch_drop(&s);
 }
@@ -414,7 +414,7 @@ static void test_copy(void **state)
 	scratch_make(&s);
 	odd_tree(s.fd);
 	assert_int_equal(linkat(s.fd, "odd/run", s.fd, "outside", 0), 0);
-	assert_int_equal(tree_copy(s.fd, "odd", s.fd, "ours", &e), 0);
+	assert_int_equal(tree_copy(s.fd, "odd", s.fd, "ours", NULL, &e), 0);
 	dump(s.fd, "odd", &a);
 	dump(s.fd, "ours", &b);
 	assert_buf_equal(&a, &b);
@@ -424,7 +424,7 @@ static void test_copy(void **state)
 	assert_int_equal(st.st_nlink, 2);
 	assert_int_equal(st2.st_nlink, 1);
 	assert_true(st.st_ino != st2.st_ino);
-	assert_int_equal(tree_copy(s.fd, "odd", s.fd, "outside", &e), -EEXIST);
+	assert_int_equal(tree_copy(s.fd, "odd", s.fd, "outside", NULL, &e), -EEXIST);
 	scratch_drop(&s);
 }
 
