@@ -176,6 +176,8 @@ int request_new(struct goals *g, const struct session_build *b, const struct set
 	} else {
 		r->settings.max_jobs = settings_max_jobs(&r->settings);
 		err = parse_targets(r, b, e);
+		if (!err && b->drv && *b->drv)
+			err = given_take(r, b->drv, e);
 	}
 	if (!err) {
 		r->owner = owner_get(g, owner_uid);
@@ -251,7 +253,8 @@ static void begin_drv(struct request *r, struct target *t)
 
 	if (!last)
 		wanted = (struct strv){ &t->chain.v[t->n_followed], 1 };
-	v = outputs_valid(g, &t->path, &wanted, &unknown);
+	v = t->given ? outputs_valid_of(g, &t->given->drv)
+		     : outputs_valid(g, &t->path, &wanted, &unknown);
 	if (v == OUTPUTS_NO_DRV) {
 		target_fail(r, t, DEPENDENCY_FAILED, "failed to obtain derivation of '%s/%s'",
 			    t->path.base);
@@ -277,7 +280,7 @@ static void begin_drv(struct request *r, struct target *t)
 			t->follows = r->follows = true;
 		return;
 	}
-	goal = goal_get(g, &t->path, check);
+	goal = goal_get_given(g, &t->path, check, t->given ? t->given->text : NULL);
 	if (!goal || interest_add(r, goal, t) < 0)
 		target_fail(r, t, MISC_FAILURE, "out of memory while building '%s/%s'",
 			    t->path.base);

@@ -15,16 +15,34 @@ static uint64_t now_sec(void)
 	return (uint64_t)time(NULL);
 }
 
+/* '?' and '!' cannot stand behind a .drv's name: the kinds never meet. */
+static char *key_of(const struct store_path *drv, bool check, const char *text)
+{
+	char hex[64 + 1] = "", *key;
+	uint8_t digest[32];
+
+	if (text) {
+		sha256(text, strlen(text), digest);
+		base16_encode(digest, sizeof(digest), hex);
+	}
+	if (asprintf(&key, "%s%s%s%s", drv->base, check ? "?" : "", text ? "!" : "", hex) < 0)
+		return NULL;
+	return key;
+}
+
 struct goal *goal_get(struct goals *g, const struct store_path *drv, bool check)
 {
-	_cleanup_free_ char *key = NULL;
+	return goal_get_given(g, drv, check, NULL);
+}
+
+struct goal *goal_get_given(struct goals *g, const struct store_path *drv, bool check,
+			    const char *text)
+{
+	_cleanup_free_ char *key = key_of(drv, check, text);
 	struct goal *goal;
 
-	/* '?' cannot end a .drv's name: the two kinds never meet. */
-	if (asprintf(&key, "%s%s", drv->base, check ? "?" : "") < 0) {
-		key = NULL;
+	if (!key)
 		return NULL;
-	}
 	goal = smap_get(&g->by_key, key);
 	if (goal)
 		return goal;
@@ -35,7 +53,9 @@ struct goal *goal_get(struct goals *g, const struct store_path *drv, bool check)
 	goal->drv_path = *drv;
 	goal->check = check;
 	goal->arena = ARENA_INIT(GOAL_MEMORY);
-	if (smap_put(&g->by_key, key, goal) < 0) {
+	goal->given = text ? arena_strdup(&goal->arena, text) : NULL;
+	if ((text && !goal->given) || smap_put(&g->by_key, key, goal) < 0) {
+		arena_done(&goal->arena);
 		free(goal);
 		return NULL;
 	}
@@ -255,30 +275,21 @@ void interests_drop_all(struct request *r)
 	}
 }
 
-int outputs_valid(struct goals *g, const struct store_path *drv, const struct strv *wanted,
-		  const char **ret_unknown)
+static int paths_valid(struct goals *g, const struct strv *names, const struct strv *paths,
+		       const struct strv *wanted, const char **ret_unknown)
 {
-	_cleanup_arena_ struct arena a = ARENA_INIT(16 << 20);
-	_cleanup_err_ struct err e = {};
-	struct strv names = {}, paths = {};
-	int r = realise_outputs(g->core, drv, NULL, &a, &names, &paths, &e);
 	int missing = OUTPUTS_VALID;
 	size_t n_found = 0;
 
-	if (r == DB_ABSENT)
-		return OUTPUTS_NO_DRV;
-	if (r < 0)
-		return r;
-	if (r)
-		return OUTPUTS_MISSING; /* what is wrong with it is told when it is built */
-	for (size_t i = 0; i < names.n; i++) {
+	for (size_t i = 0; i < names->n; i++) {
 		struct store_path p;
+		int r;
 
-		if (wanted->n && !strv_has(wanted, names.v[i]))
+		if (wanted->n && !strv_has(wanted, names->v[i]))
 			continue;
 		n_found++;
-		r = store_path_parse_base(paths.v[i], &p, NULL) ? DB_ABSENT
-								: db_path_valid(g->core->db, &p);
+		r = store_path_parse_base(paths->v[i], &p, NULL) ? DB_ABSENT
+								 : db_path_valid(g->core->db, &p);
 		if (r < 0)
 			return r;
 		if (r == DB_ABSENT)
@@ -286,11 +297,40 @@ int outputs_valid(struct goals *g, const struct store_path *drv, const struct st
 	}
 	if (n_found < wanted->n) {
 		for (size_t i = 0; ret_unknown && i < wanted->n; i++)
-			if (!strv_has(&names, wanted->v[i]))
+			if (!strv_has(names, wanted->v[i]))
 				*ret_unknown = wanted->v[i];
 		return OUTPUTS_NO_SUCH;
 	}
 	return missing;
+}
+
+int outputs_valid(struct goals *g, const struct store_path *drv, const struct strv *wanted,
+		  const char **ret_unknown)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(16 << 20);
+	_cleanup_err_ struct err e = {};
+	struct strv names = {}, paths = {};
+	int r = realise_outputs(g->core, drv, NULL, &a, &names, &paths, &e);
+
+	if (r == DB_ABSENT)
+		return OUTPUTS_NO_DRV;
+	if (r < 0)
+		return r;
+	if (r)
+		return OUTPUTS_MISSING; /* what is wrong with it is told when it is built */
+	return paths_valid(g, &names, &paths, wanted, ret_unknown);
+}
+
+int outputs_valid_of(struct goals *g, const struct drv *d)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(16 << 20);
+	_cleanup_err_ struct err e = {};
+	struct strv names = {}, paths = {};
+	int r = realise_drv_outputs(g->core, d, &a, &names, &paths, &e);
+
+	if (r)
+		return r < 0 ? r : OUTPUTS_MISSING;
+	return paths_valid(g, &names, &paths, &(struct strv){}, NULL);
 }
 
 /* For a request that cannot ask the database. */
@@ -476,7 +516,8 @@ static bool settled_by_outputs(struct goal *g)
 
 	if (g->drv.kind == DRV_IMPURE)
 		return false;
-	v = outputs_valid(g->goals, &g->drv_path, &(struct strv){}, NULL);
+	v = g->given ? outputs_valid_of(g->goals, &g->drv)
+		     : outputs_valid(g->goals, &g->drv_path, &(struct strv){}, NULL);
 	if (v < 0) {
 		(void)err_errno(&e, v, "reading the outputs of '%s'", g->drv_path.base);
 		goal_fail(g, MISC_FAILURE, &e);

@@ -2,6 +2,7 @@
  *
  *   goals.c         requests in, answers out, the work of one round
  *   goals_graph.c   goals, who waits for whom, what a goal does next
+ *   goals_given.c   derivations that came with the request
  *   goals_inputs.c  what a goal needs first
  *   goals_resolve.c derivations whose inputs' paths only a build tells
  *   goals_slot.c    which build starts when a slot is free
@@ -58,10 +59,17 @@ struct gift {
 	char *drv, *output, *path; /* base names */
 };
 
+/* A derivation that need not be in the store. */
+struct given {
+	struct drv drv;
+	char *text;
+};
+
 struct goal {
 	struct goals *goals;
 	char *key; /* of goals->by_key */
 	struct store_path drv_path;
+	char *given; /* the derivation's text, which then is not read from the store; or NULL */
 	bool check;
 	enum goal_state state;
 	struct arena arena;
@@ -110,6 +118,7 @@ struct target {
 	struct store_path path;
 	bool is_drv;	    /* outputs of a .drv; else the path itself */
 	struct strv wanted; /* output names; empty: all */
+	const struct given *given; /* or NULL */
 	/* Derivations that are outputs: `path` gets the next one when the output
 	 * chain.v[n_followed] of it is there. */
 	struct strv chain;
@@ -185,6 +194,9 @@ void pin_goal(struct goal *g);
 
 /* goals_graph.c */
 struct goal *goal_get(struct goals *g, const struct store_path *drv, bool check); /* NULL: ENOMEM */
+/* The same for a derivation whose text came with a request (NULL: is in the store). */
+struct goal *goal_get_given(struct goals *g, const struct store_path *drv, bool check,
+			    const char *text);
 /* `t` may be NULL. The request now waits for the goal and all it needs. 0 or -ENOMEM. */
 int interest_add(struct request *r, struct goal *g, struct target *t);
 void interests_drop_all(struct request *r);
@@ -199,6 +211,9 @@ enum { OUTPUTS_VALID = 0, OUTPUTS_MISSING = 1, OUTPUTS_NO_DRV = 2, OUTPUTS_NO_SU
 int outputs_valid(struct goals *g, const struct store_path *drv, const struct strv *wanted,
 		  const char **ret_unknown);
 
+/* The same for all outputs of a derivation that came with a request. */
+int outputs_valid_of(struct goals *g, const struct drv *d);
+
 /* The goal, and all who wait for it, now wait for `dep` too. 0 or -ENOMEM. */
 int goal_need(struct goal *g, struct goal *dep);
 
@@ -207,7 +222,13 @@ int goal_check_sources(const struct goal *g, struct err *e);
 /* Goals for the inputs that are not there, as far as it is known which those are. */
 int goal_add_inputs(struct goal *g, struct err *e);
 
+/* goals_given.c: the request's one target is this derivation. 0 or a sentence. */
+int given_take(struct request *r, const char *text, struct err *e);
+
 /* goals_resolve.c */
+/* The path of a .drv with this text. */
+int drv_text_path(const char *store_dir, const struct drv *d, const struct buf *text,
+		  struct store_path *ret, struct err *e);
 void goal_resolve(struct goal *g);  /* its inputs are there */
 void goal_resolved(struct goal *g); /* the resolved derivation's outputs are */
 int goal_give(struct goal *to, const struct goal *from);

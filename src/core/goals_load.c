@@ -1,5 +1,6 @@
 /* See goals_int.h: from the .drv in the store to a goal that knows what to build. */
 #include <errno.h>
+#include <string.h>
 
 #include "core/goals_int.h"
 #include "core/place.h"
@@ -20,17 +21,26 @@ static int check_kind(const struct goal *g, struct err *e)
 	return 0;
 }
 
-int goal_load(struct goal *g, struct err *e)
+static int read_text(struct goal *g, struct err *e)
 {
 	struct core *core = g->goals->core;
 	_cleanup_free_ char *text = NULL;
 	size_t len = 0;
 	int r;
 
+	if (g->given)
+		return drv_parse(core->store_dir, &g->drv_path, g->given, strlen(g->given),
+				 &g->arena, &g->drv, e);
 	r = place_read_drv(core, &g->drv_path, &text, &len, e);
-	if (r)
-		return r < 0 ? r : MISC_FAILURE;
-	r = drv_parse(core->store_dir, &g->drv_path, text, len, &g->arena, &g->drv, e);
+	return r ? r
+		 : drv_parse(core->store_dir, &g->drv_path, text, len, &g->arena, &g->drv, e);
+}
+
+int goal_load(struct goal *g, struct err *e)
+{
+	struct core *core = g->goals->core;
+	int r = read_text(g, e);
+
 	if (r == 0)
 		r = check_kind(g, e);
 	else if (r > 0)

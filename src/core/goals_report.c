@@ -314,6 +314,15 @@ static void put_output(struct session_result *ret, const struct target *t, char 
 	ret->outputs.n++;
 }
 
+static int outputs_of(struct request *r, const struct target *t, struct strv *names,
+		      struct strv *paths, struct err *e)
+{
+	struct core *core = r->goals->core;
+
+	return t->given ? realise_drv_outputs(core, &t->given->drv, &r->arena, names, paths, e)
+			: realise_outputs(core, &t->path, NULL, &r->arena, names, paths, e);
+}
+
 static int put_outputs(struct request *r, const struct target *t, struct session_result *ret)
 {
 	_cleanup_err_ struct err e = {};
@@ -321,8 +330,7 @@ static int put_outputs(struct request *r, const struct target *t, struct session
 
 	if (!t->is_drv || !is_success(t))
 		return 0;
-	if (!t->made.n &&
-	    realise_outputs(r->goals->core, &t->path, NULL, &r->arena, &names, &paths, &e) != 0)
+	if (!t->made.n && outputs_of(r, t, &names, &paths, &e) != 0)
 		return 0;
 	ret->outputs.v = arena_array(&r->arena, names.n + t->made.n, sizeof(*ret->outputs.v));
 	if (names.n + t->made.n && !ret->outputs.v)

@@ -99,11 +99,9 @@ static int find_output(void *ctx, const struct drv_input *in, const char *const 
 	return *ret ? 0 : err_errno(e, -ENOMEM, "resolving '%s'", g->drv_path.base);
 }
 
-/* The path of the resolved derivation's text. */
-static int resolved_path(const struct goal *g, const struct drv *d, const struct buf *text,
-			 struct store_path *ret, struct err *e)
+int drv_text_path(const char *store_dir, const struct drv *d, const struct buf *text,
+		  struct store_path *ret, struct err *e)
 {
-	const char *store_dir = g->goals->core->store_dir;
 	_cleanup_arena_ struct arena a = ARENA_INIT(256 << 20);
 	struct ca ca = { .method = CA_TEXT };
 	struct strv refs = {};
@@ -113,7 +111,7 @@ static int resolved_path(const struct goal *g, const struct drv *d, const struct
 	for (size_t i = 0; r == 0 && i < d->srcs.n; i++)
 		r = strv_add_arena(&refs, &a, d->srcs.v[i] + strlen(store_dir) + 1);
 	if (r < 0)
-		return err_errno(e, r, "resolving '%s'", g->drv_path.base);
+		return err_errno(e, r, "writing derivation '%s'", d->name);
 	hash_buffer(HASH_SHA256, text->data, text->len, &ca.hash);
 	return store_path_for_ca(store_dir, name, &ca, &refs, false, ret, e);
 }
@@ -237,7 +235,7 @@ void goal_resolve(struct goal *g)
 	if (r == 0)
 		r = drv_print(&d, &text) < 0
 			    ? err_errno(&e, -E2BIG, "resolving '%s'", g->drv_path.base)
-			    : resolved_path(g, &d, &text, &g->resolved, &e);
+			    : drv_text_path(core->store_dir, &d, &text, &g->resolved, &e);
 	if (r == 0) {
 		r = is_built(g, &d, &e);
 		if (r == 0 && (r = take_built(g, &d, &e)) == 0) {

@@ -72,6 +72,23 @@ static int look_up(struct core *core, const struct drv *d, struct arena *a, stru
 	return 0;
 }
 
+int realise_drv_outputs(struct core *core, const struct drv *d, struct arena *a,
+			struct strv *ret_names, struct strv *ret_paths, struct err *e)
+{
+	if (d->kind != DRV_INPUT_ADDRESSED && d->kind != DRV_FIXED)
+		return look_up(core, d, a, ret_names, ret_paths, e);
+	for (size_t i = 0; i < d->outputs.n; i++) {
+		struct store_path p;
+		int r = store_path_parse(core->store_dir, d->outputs.v[i].path, &p, e);
+
+		if (r)
+			return r;
+		if (add(ret_names, a, d->outputs.v[i].name) < 0 || add(ret_paths, a, p.base) < 0)
+			return err_errno(e, -ENOMEM, "reading the outputs of '%s'", d->name);
+	}
+	return 0;
+}
+
 int realise_outputs(struct core *core, const struct store_path *path, const struct drv *d,
 		    struct arena *a, struct strv *ret_names, struct strv *ret_paths, struct err *e)
 {

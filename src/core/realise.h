@@ -21,6 +21,9 @@ int read_drv(struct core *core, const struct store_path *path, struct arena *a, 
  * read when it is needed. */
 int realise_outputs(struct core *core, const struct store_path *path, const struct drv *d,
 		    struct arena *a, struct strv *ret_names, struct strv *ret_paths, struct err *e);
+/* The same for a derivation that need not be in the store. */
+int realise_drv_outputs(struct core *core, const struct drv *d, struct arena *a,
+			struct strv *ret_names, struct strv *ret_paths, struct err *e);
 /* Records what the outputs of `d` are, signed with the daemon's keys. An output that is recorded
  * with another path which is still there keeps that. 0 or a sentence. */
 int realise_register(struct core *core, const struct drv *d, const struct drv_row *v, size_t n,

@@ -198,6 +198,24 @@ static void op_temp_root(struct session *s, struct msg *m, void *record, struct 
 	done_with(s, m->id, r, &e);
 }
 
+static void op_temp_roots(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	const struct session_texts *t = record;
+	_cleanup_err_ struct err e = {};
+	struct store_path path;
+	int r = 0;
+
+	(void)a;
+	for (size_t i = 0; r == 0 && i < t->texts.n; i++) {
+		if (!parse(s, t->texts.v[i], &path))
+			return;
+		r = session_temp_root(s, path.base);
+		if (r < 0)
+			err_errno(&e, r, "adding a temporary root for '%s'", path.base);
+	}
+	done_with(s, m->id, r, &e);
+}
+
 static void op_indirect_root(struct session *s, struct msg *m, void *record, struct arena *a)
 {
 	const struct session_text *t = record;
@@ -415,6 +433,7 @@ static const struct op {
 	{ SESSION_ADD_LOG, &session_log_layout, op_add_log },
 	{ SESSION_INVALIDATE, &session_text_layout, op_invalidate },
 	{ SESSION_PERM_ROOT, &session_root_layout, op_perm_root },
+	{ SESSION_TEMP_ROOTS, &session_texts_layout, op_temp_roots },
 };
 
 void session_dispatch(struct session *s, struct msg *m)
@@ -424,6 +443,7 @@ void session_dispatch(struct session *s, struct msg *m)
 		struct session_options options;
 		struct session_add add;
 		struct session_text text;
+		struct session_texts texts;
 		struct session_sigs sigs;
 		struct session_build build;
 		struct session_log log;

@@ -34,6 +34,7 @@ LAYOUT(session_add_layout, struct session_add,
        U64(session_add, repair));
 
 LAYOUT(session_text_layout, struct session_text, STR(session_text, text));
+LAYOUT(session_texts_layout, struct session_texts, STRV(session_texts, texts));
 LAYOUT(session_sigs_layout, struct session_sigs, STR(session_sigs, path), STRV(session_sigs, sigs));
 LAYOUT(session_log_layout, struct session_log, STR(session_log, drv), STR(session_log, spool_name));
 LAYOUT(session_realisation_layout, struct session_realisation,
@@ -41,7 +42,7 @@ LAYOUT(session_realisation_layout, struct session_realisation,
        STR(session_realisation, path), STRV(session_realisation, sigs));
 LAYOUT(session_build_layout, struct session_build,
        STRV(session_build, targets), U64(session_build, mode),
-       U64(session_build, with_results));
+       U64(session_build, with_results), STR(session_build, drv));
 LAYOUT(session_done_layout, struct session_done, U64(session_done, ok), STR(session_done, error));
 
 LAYOUT(session_root_layout, struct session_root, STR(session_root, link), STR(session_root, target));

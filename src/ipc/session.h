@@ -34,6 +34,7 @@ enum session_msg {
 			     */
 	SESSION_PERM_ROOT,  /* struct session_root -> SESSION_DONE */
 	SESSION_OPTIMISE,   /* empty -> EV_TEXT and EV_PROGRESS, then SESSION_DONE */
+	SESSION_TEMP_ROOTS, /* struct session_texts (base names) -> SESSION_DONE */
 	SESSION_COLLECT,    /* struct session_collect -> events, then SESSION_COLLECTED */
 
 	/* core -> session: answers */
@@ -105,6 +106,9 @@ struct session_add {
 struct session_text {
 	char *text;
 };
+struct session_texts {
+	struct strv texts;
+};
 struct session_sigs {
 	char *path;
 	struct strv sigs;
@@ -128,6 +132,9 @@ struct session_build {
 	uint64_t mode;
 	uint64_t with_results; /* op 46: the client reads each error in its result, so none is told
 				  twice */
+	/* Op 36: the text of the one target's derivation, without input derivations; it need not
+	 * be in the store. "": targets are read there. */
+	char *drv;
 };
 
 enum session_gc_action { SESSION_GC_LIVE, SESSION_GC_DEAD, SESSION_GC_DELETE, SESSION_GC_SPECIFIC };
@@ -207,7 +214,7 @@ struct session_note {
 };
 
 extern const struct layout session_client_layout, session_options_layout, session_add_layout,
-	session_text_layout, session_sigs_layout, session_realisation_layout, session_log_layout,
+	session_text_layout, session_texts_layout, session_sigs_layout, session_realisation_layout, session_log_layout,
 	session_root_layout, session_build_layout, session_done_layout, session_roots_layout,
 	session_built_layout, session_ev_build_layout, session_progress_layout, session_note_layout,
 	session_collect_layout, session_garbage_layout, session_collected_layout;

@@ -37,7 +37,7 @@ static const struct op ops[] = {
 	{ OP_QUERY_VALID_DERIVERS, "QueryValidDerivers", op_query_valid_derivers },
 	{ OP_OPTIMISE_STORE, "OptimiseStore", op_optimise_store },
 	{ OP_VERIFY_STORE, "VerifyStore", op_verify_store },
-	{ OP_BUILD_DERIVATION, "BuildDerivation", NULL, "s4LssL2u" },
+	{ OP_BUILD_DERIVATION, "BuildDerivation", op_build_derivation },
 	{ OP_ADD_SIGNATURES, "AddSignatures", op_add_signatures },
 	{ OP_NAR_FROM_PATH, "NarFromPath", op_nar_from_path },
 	{ OP_ADD_TO_STORE_NAR, "AddToStoreNar", op_add_to_store_nar },
@@ -50,6 +50,7 @@ static const struct op ops[] = {
 	{ OP_ADD_BUILD_LOG, "AddBuildLog", op_add_build_log },
 	{ OP_BUILD_PATHS_WITH_RESULTS, "BuildPathsWithResults", op_build_paths_with_results },
 	{ OP_ADD_PERM_ROOT, "AddPermRoot", op_add_perm_root },
+	{ OP_ADD_TEMP_ROOTS, "AddTempRoots", op_add_temp_roots },
 };
 
 const struct op *op_find(uint64_t number)

@@ -60,8 +60,11 @@ int op_import_paths(struct session *s, struct err *e);
 int op_build_paths(struct session *s, struct err *e);
 int op_build_paths_with_results(struct session *s, struct err *e);
 int op_ensure_path(struct session *s, struct err *e);
+/* ops_build_drv.c */
+int op_build_derivation(struct session *s, struct err *e);
 /* ops_roots.c */
 int op_add_temp_root(struct session *s, struct err *e);
+int op_add_temp_roots(struct session *s, struct err *e);
 int op_add_indirect_root(struct session *s, struct err *e);
 int op_find_roots(struct session *s, struct err *e);
 /* "/a//b/./c/../d" becomes "/a/b/d", by its text alone, in place. */

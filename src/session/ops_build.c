@@ -3,22 +3,8 @@
 #include <poll.h>
 #include <string.h>
 
-#include "session/buildlog.h"
+#include "session/build.h"
 #include "session/ops.h"
-#include "wire/derived.h"
-#include "wire/result.h"
-
-struct build {
-	struct derived_paths targets;
-	uint64_t mode;
-	bool with_results;
-	struct strv asked; /* the targets as the core was told them */
-	uint32_t id;
-	struct build_logs logs;
-	uint64_t act_realise, act_builds, act_copies;
-	struct session_built built; /* in the request's arena */
-	bool ended;
-};
 
 /* 1.15 brought the mode; older clients are not served. */
 static int get_request(struct session *s, struct build *b, struct err *e)
@@ -39,7 +25,10 @@ static int get_request(struct session *s, struct build *b, struct err *e)
 
 static int send_request(struct session *s, struct build *b, struct err *e)
 {
-	struct session_build msg = { .mode = b->mode, .with_results = b->with_results };
+	struct session_build msg = {
+		.mode = b->mode, .with_results = b->with_results, .drv = b->drv
+	};
+
 	for (size_t i = 0; i < b->targets.n; i++) {
 		char *t = derived_path_base(&s->arena, &b->targets.v[i]);
 		if (!t || strv_add_arena(&b->asked, &s->arena, t) < 0)
@@ -187,7 +176,7 @@ static int take_events(struct session *s, struct build *b)
 	return 0;
 }
 
-static int run_build(struct session *s, struct build *b, struct err *e)
+int build_run(struct session *s, struct build *b, struct err *e)
 {
 	int r = send_request(s, b, e);
 
@@ -212,7 +201,7 @@ int op_build_paths(struct session *s, struct err *e)
 
 	int r = get_request(s, &b, e);
 	if (!r)
-		r = run_build(s, &b, e);
+		r = build_run(s, &b, e);
 	if (r)
 		return r;
 	if (!b.built.ok)
@@ -222,8 +211,8 @@ int op_build_paths(struct session *s, struct err *e)
 	return 0;
 }
 
-static int put_result(struct session *s, const struct derived_path *target,
-		      const struct session_result *from, struct err *e)
+int build_put_result(struct session *s, const struct session_result *from, const uint8_t *drv_hash,
+		     struct err *e)
 {
 	struct wire_built_output *o = arena_array(&s->arena, from->outputs.n + 1, sizeof(*o));
 
@@ -244,9 +233,9 @@ static int put_result(struct session *s, const struct derived_path *target,
 		.cpu_system_usec = from->cpu_system_usec,
 		.outputs = o,
 		.n_outputs = from->outputs.n,
+		.drv_hash = drv_hash,
 	};
-	wire_put_str(&s->out, target->text);
-	wire_put_build_result(&s->out, s->version, &r);
+	wire_put_build_result(&s->out, s->version, s->features, &r);
 	return 0;
 }
 
@@ -272,7 +261,7 @@ int op_build_paths_with_results(struct session *s, struct err *e)
 
 	int r = get_request(s, &b, e);
 	if (!r)
-		r = run_build(s, &b, e);
+		r = build_run(s, &b, e);
 	if (r)
 		return r;
 	results = arena_array(&s->arena, b.targets.n + 1, sizeof(*results));
@@ -286,8 +275,10 @@ int op_build_paths_with_results(struct session *s, struct err *e)
 	answer_begin(s);
 	wire_put_u64(&s->out, n);
 	for (size_t i = 0; i < b.targets.n; i++) {
-		r = results[i] ? put_result(s, &b.targets.v[i], results[i], e) : 0;
-		if (r)
+		if (!results[i])
+			continue;
+		wire_put_str(&s->out, b.targets.v[i].text);
+		if (build_put_result(s, results[i], NULL, e))
 			return WIRE_EOF; /* in mid-answer there is no way to say why */
 	}
 	return 0;

@@ -23,6 +23,23 @@ int op_add_temp_root(struct session *s, struct err *e)
 	return r;
 }
 
+/* Many at once: one answer from the core for all of them. */
+int op_add_temp_roots(struct session *s, struct err *e)
+{
+	struct session_texts roots = {};
+	uint32_t id;
+
+	int r = wire_paths(&s->in, s->client.store_dir, &s->arena, &roots.texts);
+	if (r)
+		return r;
+	request_read(s);
+	r = core_send(s, SESSION_TEMP_ROOTS, &session_texts_layout, &roots, &id);
+	r = r ?: core_wait_done(s, id, e);
+	if (!r)
+		answer_one(s);
+	return r;
+}
+
 void path_canonical(char *path)
 {
 	char *to = path, *save = path + 1;

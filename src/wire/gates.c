@@ -15,3 +15,13 @@ bool wire_gate(unsigned version, enum wire_gate gate)
 {
 	return version >= (1u << 8 | since_minor[gate]);
 }
+
+/* The first two are upstream's since 2.35, the third is Determinate's. What only the socket inside
+ * of a build offers (disable-set-options and its like) is not offered here: clients would then
+ * send no options. */
+const struct wire_feature_name wire_features[] = {
+	{ "delete-dead-specific-referrers", WIRE_FEATURE_DELETE_REFERRERS },
+	{ "realisation-with-path-not-hash", WIRE_FEATURE_REALISATION_PATH },
+	{ "addTempRoots", WIRE_FEATURE_TEMP_ROOTS },
+};
+const size_t n_wire_features = ELEMENTS(wire_features);

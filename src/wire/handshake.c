@@ -3,13 +3,6 @@
 
 #include "wire/limits.h"
 
-static const struct {
-	const char *name;
-	unsigned bit;
-} features[] = {
-	{ "delete-dead-specific-referrers", WIRE_FEATURE_DELETE_REFERRERS },
-};
-
 /* Both sides tell their features; what both have counts. */
 static int exchange_features(struct wire_in *in, struct wire_out *out, struct arena *a,
 			     unsigned *ret)
@@ -19,11 +12,11 @@ static int exchange_features(struct wire_in *in, struct wire_out *out, struct ar
 	int r = wire_strv(in, a, WIRE_FEATURES_MAX, WIRE_NAME_MAX, &theirs);
 	if (r)
 		return r;
-	wire_put_u64(out, ELEMENTS(features));
-	for (size_t i = 0; i < ELEMENTS(features); i++) {
-		wire_put_str(out, features[i].name);
-		if (strv_has(&theirs, features[i].name))
-			*ret |= features[i].bit;
+	wire_put_u64(out, n_wire_features);
+	for (size_t i = 0; i < n_wire_features; i++) {
+		wire_put_str(out, wire_features[i].name);
+		if (strv_has(&theirs, wire_features[i].name))
+			*ret |= wire_features[i].bit;
 	}
 	return 0;
 }

@@ -10,10 +10,7 @@ struct wire_hello {
 	bool trusted;
 };
 
-/* What both sides can do beyond the version (upstream's names are in handshake.c). */
-enum wire_features { WIRE_FEATURE_DELETE_REFERRERS = 1 };
-
 /* Reads and answers up to the point where start-up errors may be told. `ret_version` is the lower
- * of the two versions. WIRE_BAD with a sentence for a peer that is none or too old. */
+ * of the two versions, `ret_features` has the bits (enum wire_feature) that both know. WIRE_BAD with a sentence for a peer that is none or too old. */
 int wire_handshake(struct wire_in *in, struct wire_out *out, struct arena *a,
 		   const struct wire_hello *hello, unsigned *ret_version, unsigned *ret_features);

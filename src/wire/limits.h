@@ -11,6 +11,8 @@ enum {
 	WIRE_SIG_MAX = 4096,	      /* one signature */
 	WIRE_TEXT_MAX = 64 << 20,     /* op 8's text, that came as one string */
 	WIRE_LIST_MAX = 4 << 20,      /* items of a list */
+	WIRE_OUTPUTS_MAX = 64 << 10,  /* outputs of a derivation */
+	WIRE_ENV_MAX = 1 << 20,	      /* environment variables of a derivation */
 	WIRE_FEATURES_MAX = 256,      /* feature strings of a handshake */
 	WIRE_OVERRIDES_MAX = 1024,    /* settings of op 19 */
 	WIRE_REQUEST_MAX = 256 << 20, /* bytes of memory for one request and its answer's parts */

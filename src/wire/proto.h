@@ -4,6 +4,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum { WIRE_VERSION = 1 << 8 | 38, WIRE_VERSION_MIN = 1 << 8 | 18 };
@@ -33,6 +34,19 @@ enum wire_gate {
 };
 /* `version` is major << 8 | minor, as negotiated. */
 bool wire_gate(unsigned version, enum wire_gate gate);
+
+/* What both sides can do beyond the version. The rows are in gates.c. */
+enum wire_feature {
+	WIRE_FEATURE_DELETE_REFERRERS = 1, /* op 20 says whether the whole store is meant */
+	WIRE_FEATURE_REALISATION_PATH = 2, /* realisations name a derivation, not its hash */
+	WIRE_FEATURE_TEMP_ROOTS = 4,	   /* op 49 */
+};
+struct wire_feature_name {
+	const char *name;
+	enum wire_feature bit;
+};
+extern const struct wire_feature_name wire_features[];
+extern const size_t n_wire_features;
 
 enum wire_frame {
 	FRAME_NEXT = 0x6f6c6d67,
@@ -119,4 +133,5 @@ enum wire_op {
 	OP_ADD_BUILD_LOG = 45,
 	OP_BUILD_PATHS_WITH_RESULTS = 46,
 	OP_ADD_PERM_ROOT = 47,
+	OP_ADD_TEMP_ROOTS = 49,
 };

@@ -4,16 +4,20 @@
 #include <errno.h>
 #include <stdio.h>
 
-/* A client uses the output's name and path. The hash in the id is one that nothing has: upstream
- * from 2.35 on sends zeros, too. */
-#define NO_HASH "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+#include "hash/hash.h"
+
+/* A client uses the output's name and path. Where nothing else is known the hash in the id is one
+ * that nothing has: upstream from 2.35 on sends zeros, too. */
+static const uint8_t no_hash[32];
 
 /* Names of outputs and store paths hold no character that JSON would quote. */
-static void put_output(struct wire_out *out, const struct wire_built_output *o)
+static void put_output(struct wire_out *out, const uint8_t hash[32],
+		       const struct wire_built_output *o)
 {
-	char id[sizeof(NO_HASH) + 1 + STORE_NAME_MAX], json[1024];
+	char id[sizeof("sha256:!") + 64 + STORE_NAME_MAX], json[1024], hex[64 + 1];
 
-	int n = snprintf(id, sizeof(id), NO_HASH "!%s", o->name);
+	base16_encode(hash, 32, hex);
+	int n = snprintf(id, sizeof(id), "sha256:%s!%s", hex, o->name);
 	int m = snprintf(json, sizeof(json),
 			 "{\"dependentRealisations\":{},\"id\":\"%s\",\"outPath\":\"%s\","
 			 "\"signatures\":[]}",
@@ -26,6 +30,14 @@ static void put_output(struct wire_out *out, const struct wire_built_output *o)
 	wire_put_str(out, json);
 }
 
+/* Name, path and an empty set of signatures. */
+static void put_plain_output(struct wire_out *out, const struct wire_built_output *o)
+{
+	wire_put_str(out, o->name);
+	wire_put_path(out, o->path);
+	wire_put_u64(out, 0);
+}
+
 static void put_cpu(struct wire_out *out, bool known, uint64_t usec)
 {
 	wire_put_u64(out, known);
@@ -33,7 +45,7 @@ static void put_cpu(struct wire_out *out, bool known, uint64_t usec)
 		wire_put_u64(out, usec);
 }
 
-void wire_put_build_result(struct wire_out *out, unsigned version,
+void wire_put_build_result(struct wire_out *out, unsigned version, unsigned features,
 			   const struct wire_build_result *r)
 {
 	wire_put_u64(out, r->status);
@@ -48,9 +60,12 @@ void wire_put_build_result(struct wire_out *out, unsigned version,
 		put_cpu(out, r->cpu_known, r->cpu_user_usec);
 		put_cpu(out, r->cpu_known, r->cpu_system_usec);
 	}
-	if (wire_gate(version, GATE_RESULT_OUTPUTS)) {
-		wire_put_u64(out, r->n_outputs);
-		for (size_t i = 0; i < r->n_outputs; i++)
-			put_output(out, &r->outputs[i]);
-	}
+	if (!wire_gate(version, GATE_RESULT_OUTPUTS))
+		return;
+	wire_put_u64(out, r->n_outputs);
+	for (size_t i = 0; i < r->n_outputs; i++)
+		if (features & WIRE_FEATURE_REALISATION_PATH)
+			put_plain_output(out, &r->outputs[i]);
+		else
+			put_output(out, r->drv_hash ? r->drv_hash : no_hash, &r->outputs[i]);
 }

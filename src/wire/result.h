@@ -15,6 +15,7 @@ struct wire_build_result {
 	uint64_t cpu_user_usec, cpu_system_usec;
 	const struct wire_built_output *outputs;
 	size_t n_outputs;
+	const uint8_t *drv_hash; /* 32 bytes, or NULL: zeros are sent */
 };
-void wire_put_build_result(struct wire_out *out, unsigned version,
+void wire_put_build_result(struct wire_out *out, unsigned version, unsigned features,
 			   const struct wire_build_result *r);

@@ -479,7 +479,7 @@ static void test_result_versions(void **state)
 	(void)state;
 	for (size_t i = 0; i < ELEMENTS(rows); i++) {
 		struct wire_out out = new_out();
-		wire_put_build_result(&out, 1u << 8 | rows[i].minor, &r);
+		wire_put_build_result(&out, 1u << 8 | rows[i].minor, 0, &r);
 		assert_int_equal(out.rc, 0);
 		size_t got = out.b.len - 16; /* status, error */
 		if (rows[i].minor == 28)
