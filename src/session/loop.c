@@ -84,7 +84,7 @@ static int serve_op(struct session *s, uint64_t number, struct err *e)
 		if (r)
 			return r;
 	}
-	return op->run ? op->run(s, e) : op_refuse(s, op, e);
+	return op->run(s, e);
 }
 
 /* One request. 0: go on. */

@@ -9,18 +9,10 @@ typedef int (*op_fn)(struct session *s, struct err *e);
 struct op {
 	enum wire_op number;
 	const char *name;
-	op_fn run; /* NULL: known, not served */
-	/* The payload of an operation that is not served, so that it can be read over:
-	 * u integer, s string, L list of strings, 2 and 4 count and as many strings each, F framed
-	 */
-	const char *payload;
-	/* A client that is not trusted reads this instead; NULL: no difference. */
-	const char *untrusted;
+	op_fn run;
 };
 
 const struct op *op_find(uint64_t number);
-/* Reads over an operation that is not served: gives OP_FAILED with the sentence. */
-int op_refuse(struct session *s, const struct op *op, struct err *e);
 
 static inline void answer_begin(struct session *s)
 {

@@ -92,19 +92,80 @@ static int get_two_strings(struct session *s, char **ret_id, char **ret_path)
 	return r;
 }
 
+static bool by_path(const struct session *s)
+{
+	return s->features & WIRE_FEATURE_REALISATION_PATH;
+}
+
+/* "<path of the .drv>" "<output>": what the outputs of that derivation are realised under. */
+static int get_drv_output(struct session *s, struct store_path *ret_drv, char **ret_output)
+{
+	int r = wire_path(&s->in, s->client.store_dir, &s->arena, ret_drv);
+
+	return r ?: wire_str(&s->in, &s->arena, WIRE_NAME_MAX, ret_output);
+}
+
+/* `*ret_here`: of a derivation that is not, nothing is known. */
+static int hash_drv_output(struct session *s, const struct store_path *drv, const char *output,
+			   uint8_t ret[32], bool *ret_here, struct err *e)
+{
+	struct drv d;
+	int r;
+
+	*ret_here = false;
+	if (store_name_check(output, e))
+		return e->code = OP_FAILED;
+	r = store_valid(s, drv, e);
+	if (r == DB_ABSENT)
+		return 0;
+	if (!r)
+		r = store_drv(s, drv, &s->arena, &d, e);
+	if (!r)
+		r = store_drv_hash(s, &d, ret, e);
+	*ret_here = !r;
+	return r;
+}
+
+static int get_by_path(struct session *s, struct session_realisation *row, struct store_path *path,
+		       struct err *e)
+{
+	struct store_path drv;
+	bool here;
+
+	int r = get_drv_output(s, &drv, &row->output);
+	if (!r)
+		r = wire_path(&s->in, s->client.store_dir, &s->arena, path);
+	if (!r)
+		r = wire_sigs(&s->in, &s->arena, &row->sigs);
+	if (r)
+		return r;
+	request_read(s);
+	r = hash_drv_output(s, &drv, row->output, row->drv_hash, &here, e);
+	return r || here ? r : store_not_valid(s, &drv, e);
+}
+
+static int get_by_hash(struct session *s, struct session_realisation *row, struct store_path *path,
+		       struct err *e)
+{
+	char *id = NULL, *base = NULL;
+
+	int r = wire_gate(s->version, GATE_REALISATION_JSON)
+			? get_json(s, &id, &base, &row->sigs, e)
+			: get_two_strings(s, &id, &base);
+	if (!r)
+		r = parse_id(id, row->drv_hash, &row->output, e);
+	if (!r && store_path_parse_base(base, path, e))
+		r = e->code = OP_FAILED;
+	return r;
+}
+
 int op_register_drv_output(struct session *s, struct err *e)
 {
 	struct session_realisation row = {};
-	char *id = NULL, *base = NULL;
 	struct store_path path;
 	uint32_t msg;
 
-	int r = wire_gate(s->version, GATE_REALISATION_JSON) ? get_json(s, &id, &base, &row.sigs, e)
-							     : get_two_strings(s, &id, &base);
-	if (!r)
-		r = parse_id(id, row.drv_hash, &row.output, e);
-	if (!r && store_path_parse_base(base, &path, e))
-		r = e->code = OP_FAILED;
+	int r = by_path(s) ? get_by_path(s, &row, &path, e) : get_by_hash(s, &row, &path, e);
 	if (r)
 		return r;
 	row.path = path.base;
@@ -148,28 +209,45 @@ static int put_json(struct session *s, const struct realisation *row, struct err
 	return 0;
 }
 
+static int get_query(struct session *s, uint8_t ret_hash[32], char **ret_output, bool *ret_here,
+		     struct err *e)
+{
+	struct store_path drv;
+	char *id;
+
+	*ret_here = true;
+	int r = by_path(s) ? get_drv_output(s, &drv, ret_output)
+			   : wire_str(&s->in, &s->arena, WIRE_NAME_MAX, &id);
+	if (r)
+		return r;
+	request_read(s);
+	if (by_path(s))
+		return hash_drv_output(s, &drv, *ret_output, ret_hash, ret_here, e);
+	return parse_id(id, ret_hash, ret_output, e) ?: store_db(s, e);
+}
+
 int op_query_realisation(struct session *s, struct err *e)
 {
 	struct realisation row;
 	uint8_t hash[32];
-	char *id, *output;
+	char *output;
+	bool here;
 
-	int r = wire_str(&s->in, &s->arena, WIRE_NAME_MAX, &id);
+	int r = get_query(s, hash, &output, &here, e);
 	if (r)
 		return r;
-	request_read(s);
-	r = parse_id(id, hash, &output, e) ?: store_db(s, e);
-	if (r)
-		return r;
-	r = session_has(s, "ca-derivations") ? db_realisation(s->db, hash, output, &s->arena, &row)
-					     : DB_ABSENT;
+	r = here && session_has(s, "ca-derivations")
+		    ? db_realisation(s->db, hash, output, &s->arena, &row)
+		    : DB_ABSENT;
 	if (r < 0)
 		return store_fail(e, r, "cannot read the store's database");
-	if (r == 0 && wire_gate(s->version, GATE_REALISATION_JSON))
+	if (r == 0 && !by_path(s) && wire_gate(s->version, GATE_REALISATION_JSON))
 		return put_json(s, &row, e);
 	answer_begin(s);
 	wire_put_u64(&s->out, r == 0);
 	if (r == 0)
 		wire_put_path(&s->out, row.path.base);
+	if (r == 0 && by_path(s))
+		wire_put_strv(&s->out, &row.sigs);
 	return 0;
 }

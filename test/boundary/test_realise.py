@@ -4,7 +4,7 @@ import os
 import pytest
 
 from conftest import ALICE, DAEMON
-from worker import Refused, Worker
+from worker import Refused, Worker, strings, u64
 
 KEY = "sha256:" + "12" * 32 + "!out"
 
@@ -56,3 +56,32 @@ def test_without_the_feature_nothing_is_known(make_daemon):
         with pytest.raises(Refused, match="experimental Nix feature 'ca-derivations' is disabled"):
             root.op(42, realisation(one))
         assert query(root) == []
+
+
+FLOATING = """let sh = name: derivation { inherit name; system = builtins.currentSystem; builder = "/bin/sh";
+  args = [ "-c" "echo floats > $out" ]; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+in sh "floats" """
+
+
+def test_by_the_derivation(make_daemon):
+    """Clients from 2.35 on name the derivation instead of its hash (feature realisation-with-path-not-hash)."""
+    daemon = make_daemon("single", "experimental-features = nix-command ca-derivations\n")
+    drv = daemon.run("nix-instantiate", "-E", FLOATING).stdout.strip()
+    with Worker(daemon.socket, greet=False) as root:
+        root.greet(["realisation-with-path-not-hash"])
+
+        def query(*what):
+            root.op(43, *what)
+            return [root.string(), root.strings()] if root.u64() else None
+        assert query(drv, "out") is None
+        assert query(f"{daemon.store}/{'0' * 32}-gone.drv", "out") is None
+        one = root.add_text("one", b"one")
+        with pytest.raises(Refused, match="is not valid"):
+            root.op(42, f"{daemon.store}/{'0' * 32}-gone.drv", "out", one, strings([]))
+        with pytest.raises(Refused):
+            root.op(43, drv, "no/name")
+        root.op(42, drv, "out", one, strings(["key:abcd"]))
+        assert query(drv, "out") == [one, ["key:abcd"]]
+        assert query(drv, "dev") is None
+    # A client of the older kind sees the same under the hash, and finds it built.
+    assert daemon.run("nix-store", "-r", drv).stdout.strip() == one

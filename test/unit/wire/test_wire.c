@@ -287,8 +287,9 @@ static void test_handshake(void **state)
 		{ 1 << 8 | 33, false, 16 + 16 },
 		{ 1 << 8 | 34, false, 16 + 16 },
 		{ 1 << 8 | 35, false, 16 + 16 + 8 },
-		{ 1 << 8 | 38, true, 16 + 48 + 16 + 8 },
-		{ 1 << 8 | 77, true, 16 + 48 + 16 + 8 },
+		/* with three names of features */
+		{ 1 << 8 | 38, true, 16 + (8 + 40 + 40 + 24) + 16 + 8 },
+		{ 1 << 8 | 77, true, 16 + (8 + 40 + 40 + 24) + 16 + 8 },
 	};
 	char sentence[100];
 	unsigned version;
