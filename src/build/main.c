@@ -91,7 +91,8 @@ static int run(struct build *b, struct build_end *end, struct err *e)
 	watch_run(b, end);
 	if (end->status == BUILT && !b->cancelled)
 		outputs_collect(b, end);
-	if (end->status != BUILT && b->s.keep_failed && !b->cancelled)
+	/* Whether a check has failed, the core finds out. */
+	if ((end->status != BUILT || b->s.check) && b->s.keep_failed && !b->cancelled)
 		keep(b);
 	return 0;
 }
@@ -159,6 +160,8 @@ int main(int argc, char **argv)
 	umask(077);
 	if (argc == 3 && !strcmp(argv[1], BUILD_CLEAN))
 		return clean_main(argv[2]);
+	if (argc == 2 && !strcmp(argv[1], BUILD_HOOK))
+		return hook_main();
 	if (argc > 1 && !strcmp(argv[1], BUILD_WARM))
 		ns_warm(&b);
 	r = receive_start(&b);

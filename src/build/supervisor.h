@@ -155,5 +155,8 @@ int ns_map_own(uid_t uid, gid_t gid, struct err *e);
 /* clean.c: the whole of "airplant-build clean". Returns the exit status. */
 int clean_main(const char *dir);
 
+/* hook.c: the whole of "airplant-build hook". Returns the exit status. */
+int hook_main(void);
+
 /* builtins.c: runs in the builder's place, writes to stderr, returns its exit status. */
 int builtin_run(struct build *b);

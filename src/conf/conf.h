@@ -39,6 +39,8 @@ struct settings {
 	bool fsync_metadata, auto_optimise_store;
 	char *ssl_cert_file;	  /* "" when not set */
 	char *build_dir;	  /* "" when not set */
+	char *pre_build_hook, *post_build_hook, *diff_hook; /* programs, or "" */
+	bool run_diff_hook;
 	struct strv impure_env;	  /* name=value: for builds that see a network, see impureEnvVars */
 	struct strv ignored_acls; /* extended attributes that canonicalisation leaves alone */
 	/* Airplant's own, in the same file or in airplant.conf beside it: */
@@ -72,6 +74,10 @@ int settings_load(struct settings *s, const char *conf_dir, const char *nix_conf
 enum { CONF_UNKNOWN = 1, CONF_BAD = 2 };
 /* One assignment; "extra-" names append; aliases are known. CONF_BAD with upstream's sentence. */
 int settings_set(struct settings *s, const char *name, const char *value, struct err *e);
+
+/* Lines "name = value" of upstream's settings that have another value than by default: for a client
+ * that is to work as the daemon does. Heap; NULL: ENOMEM. */
+char *settings_print_changed(const struct settings *s);
 
 /* What a client's override may do. */
 enum client_rule {

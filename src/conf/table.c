@@ -16,6 +16,7 @@
 		__VA_ARGS__, NULL                                                                  \
 	}
 #define KEEP(m)	   .stored = true, .offset = offsetof(struct settings, m)
+#define KEEP_OWN(m) .own = true, KEEP(m)
 #define U32	   .max = UINT32_MAX
 #define I64	   .max = INT64_MAX
 #define U64	   .max = UINT64_MAX
@@ -63,10 +64,10 @@ const struct conf_row conf_table[] = {
 	{ "build-hook", CONF_LIST, GROUP_STORE },
 	{ "builders", CONF_STRING, GROUP_STORE },
 	{ "builders-use-substitutes", CONF_BOOL, GROUP_STORE },
-	{ "diff-hook", CONF_OPT_PATH, GROUP_STORE },
-	{ "run-diff-hook", CONF_BOOL, GROUP_STORE },
-	{ "pre-build-hook", CONF_STRING, GROUP_STORE },
-	{ "post-build-hook", CONF_STRING, GROUP_STORE },
+	{ "diff-hook", CONF_OPT_PATH, GROUP_STORE, KEEP(diff_hook) },
+	{ "run-diff-hook", CONF_BOOL, GROUP_STORE, KEEP(run_diff_hook) },
+	{ "pre-build-hook", CONF_STRING, GROUP_STORE, KEEP(pre_build_hook) },
+	{ "post-build-hook", CONF_STRING, GROUP_STORE, KEEP(post_build_hook) },
 
 	/* logs */
 	{ "log-lines", CONF_INT, GROUP_STORE, U64, KEEP(log_lines) },
@@ -175,19 +176,19 @@ const struct conf_row conf_table[] = {
 	{ "warn-short-path-literals", CONF_BOOL, GROUP_OTHER },
 
 	/* Airplant's own */
-	{ "ids", CONF_ENUM, GROUP_OTHER, WORDS("auto", "broker", "subid", "single"), KEEP(ids) },
-	{ "ids-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP(ids_socket) },
-	{ "nested-sandboxes", CONF_BOOL, GROUP_OTHER, KEEP(nested_sandboxes) },
-	{ "pasta-path", CONF_OPT_PATH, GROUP_OTHER, KEEP(pasta_path) },
-	{ "fixed-output-loopback", CONF_BOOL, GROUP_OTHER, KEEP(fixed_output_loopback) },
-	{ "roots", CONF_ENUM, GROUP_OTHER, WORDS("auto", "tracer", "own"), KEEP(roots) },
-	{ "roots-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP(roots_socket) },
-	{ "durable", CONF_ENUM, GROUP_OTHER, WORDS("background", "strict"), KEEP(durable) },
-	{ "build-cgroup", CONF_OPT_PATH, GROUP_OTHER, KEEP(build_cgroup) },
-	{ "build-pids-max", CONF_COUNT, GROUP_OTHER, KEEP(build_pids_max) },
-	{ "build-memory-max", CONF_MEMORY, GROUP_OTHER, KEEP(build_memory_max) },
-	{ "build-memory-high", CONF_MEMORY, GROUP_OTHER, KEEP(build_memory_high) },
-	{ "build-cpu-weight", CONF_INT, GROUP_OTHER, .max = 10000, KEEP(build_cpu_weight) },
+	{ "ids", CONF_ENUM, GROUP_OTHER, WORDS("auto", "broker", "subid", "single"), KEEP_OWN(ids) },
+	{ "ids-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP_OWN(ids_socket) },
+	{ "nested-sandboxes", CONF_BOOL, GROUP_OTHER, KEEP_OWN(nested_sandboxes) },
+	{ "pasta-path", CONF_OPT_PATH, GROUP_OTHER, KEEP_OWN(pasta_path) },
+	{ "fixed-output-loopback", CONF_BOOL, GROUP_OTHER, KEEP_OWN(fixed_output_loopback) },
+	{ "roots", CONF_ENUM, GROUP_OTHER, WORDS("auto", "tracer", "own"), KEEP_OWN(roots) },
+	{ "roots-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP_OWN(roots_socket) },
+	{ "durable", CONF_ENUM, GROUP_OTHER, WORDS("background", "strict"), KEEP_OWN(durable) },
+	{ "build-cgroup", CONF_OPT_PATH, GROUP_OTHER, KEEP_OWN(build_cgroup) },
+	{ "build-pids-max", CONF_COUNT, GROUP_OTHER, KEEP_OWN(build_pids_max) },
+	{ "build-memory-max", CONF_MEMORY, GROUP_OTHER, KEEP_OWN(build_memory_max) },
+	{ "build-memory-high", CONF_MEMORY, GROUP_OTHER, KEEP_OWN(build_memory_high) },
+	{ "build-cpu-weight", CONF_INT, GROUP_OTHER, .max = 10000, KEEP_OWN(build_cpu_weight) },
 };
 /* clang-format on */
 

@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 
+#include "base/buf.h"
 #include "conf/conf.h"
 
 enum conf_type {
@@ -45,6 +46,7 @@ struct conf_row {
 	const char *feature;	  /* the experimental feature it needs, or NULL */
 	uint64_t max;		  /* CONF_INT */
 	const char *const *words; /* CONF_ENUM */
+	bool own;		  /* Airplant's: upstream has no such name */
 	bool stored;		  /* has a member in struct settings */
 	size_t offset;		  /* of that member */
 };
@@ -68,6 +70,9 @@ struct conf_notice {
 };
 int conf_assign(struct settings *s, const struct conf_row *row, const char *value, bool append,
 		const struct conf_notice *notice, struct err *e);
+
+/* print.c: the value as a configuration file has it. 0 or -ENOMEM. The row is stored. */
+int conf_print(const struct settings *s, const struct conf_row *row, struct buf *ret);
 
 /* default.c */
 int conf_default_system(char **ret);

@@ -16,11 +16,11 @@
 
 #include "base/fd.h"
 #include "base/log.h"
-#include "core/build_keep.h"
 #include "core/build_stage.h"
 #include "core/clean.h"
 #include "core/core.h"
 #include "core/system_features.h"
+#include "core/hook.h"
 #include "core/lease.h"
 #include "core/loop.h"
 #include "core/optimise.h"
@@ -39,7 +39,6 @@ enum {
 };
 
 static void run_step_ids(struct build_run *run);
-static void run_settle(struct build_run *run);
 
 /* A slot is free again. */
 static void on_slot_returned(void *ctx)
@@ -98,6 +97,8 @@ void run_free(struct build_run *run)
 	loop_timer_cancel(run->kill_timer);
 	loop_timer_cancel(run->retry_timer);
 	loop_timer_cancel(run->settle_timer);
+	if (run->hook)
+		hook_cancel(run->hook);
 	close_fdp(&run->chan);
 	close_fdp(&run->pidfd);
 	close_fdp(&run->builder);
@@ -107,6 +108,7 @@ void run_free(struct build_run *run)
 	build_log_close(&run->log);
 	free(run->scratch);
 	free(run->keep_dir);
+	free(run->diff_hook);
 	err_done(&run->error);
 	arena_done(&run->arena);
 	free(run);
@@ -262,7 +264,7 @@ static void run_clean_up(struct build_run *run)
 }
 
 /* When the process is gone nothing else can come. */
-static void run_settle(struct build_run *run)
+void run_settle(struct build_run *run)
 {
 	struct runs *runs = run->runs;
 
@@ -466,14 +468,16 @@ static int open_out(const struct build_run *run, struct err *e)
 	return fd < 0 ? err_errno(e, fd, "opening '%s/out'", run->scratch) : fd;
 }
 
-static void stage_failed(struct build_run *run, int r)
+/* r: 0, or what stands in run->error. */
+void run_judged(struct build_run *run, int r)
 {
 	uint64_t status = r > 0 ? OUTPUT_REJECTED : MISC_FAILURE;
 
 	if (r == STAGE_DIFFERS)
 		status = NOT_DETERMINISTIC;
-	tell_end(run, status, err_msg(&run->error));
-	send_release(run);
+	tell_end(run, r ? status : BUILT, r ? err_msg(&run->error) : "");
+	if (!run->exited)
+		send_release(run);
 }
 
 static int note_outputs(struct build_run *run, const struct staged *v, size_t n)
@@ -501,44 +505,22 @@ static void end_well(struct build_run *run, struct build_stage_input *in)
 	int r;
 
 	if (run->job.check) {
-		r = build_compare(in, &run->error);
-		if (r) {
-			stage_failed(run, r);
-			return;
-		}
-		tell_end(run, BUILT, "");
-		send_release(run);
+		run_check(run, in);
 		return;
 	}
 	r = build_stage(in, &run->arena, &v, &n, &run->error);
 	if (r) {
-		stage_failed(run, r);
+		run_judged(run, r);
 		return;
 	}
 	r = note_outputs(run, v, n);
 	if (r < 0) {
 		err_errno(&run->error, r, "registering the outputs of '%s'", run->drv_base);
-		stage_failed(run, r);
+		run_judged(run, r);
 		return;
 	}
 	run->placing = true;
 	place_objects(run->runs->core->place, v, n, on_placed, run);
-}
-
-static void keep_failed(struct build_run *run)
-{
-	_cleanup_free_ char *path = NULL, *text = NULL;
-	_cleanup_err_ struct err e = {};
-	int r = build_keep(run->scratch_fd, run->keep_dir, run->job.drv->name, &path, &e);
-
-	if (r == -ENOENT)
-		return;
-	if (r < 0)
-		log_warn("%s", err_msg(&e));
-	else if (asprintf(&text, "note: keeping build directory '%s'", path) >= 0)
-		run->ev->note(run->ctx, 0, text);
-	else
-		text = NULL;
 }
 
 static void end_badly(struct build_run *run, struct build_stage_input *in)
@@ -546,9 +528,7 @@ static void end_badly(struct build_run *run, struct build_stage_input *in)
 	struct staged s;
 	_cleanup_err_ struct err e = {};
 
-	if (run->keep_dir)
-		keep_failed(run);
-
+	free(run_keep_failed(run));
 	if (in->end->real_path[0] && in->out_dirfd >= 0 && !run->job.check &&
 	    build_stage_mismatch(in, &run->arena, &s, &e) == 0) {
 		run->placing = true;
@@ -598,7 +578,7 @@ static void on_end(struct build_run *run, const struct msg *m)
 			run->outcome.status = MISC_FAILURE;
 		end_badly(run, &in);
 	} else if (out < 0) {
-		stage_failed(run, out);
+		run_judged(run, out);
 	} else {
 		end_well(run, &in);
 	}
@@ -756,6 +736,8 @@ void build_run_cancel(struct build_run *run)
 	run->wants_ids = false;
 	if (run->ids_call)
 		(void)lease_cancel(run->ids_call); /* else they are taken back when they come */
+	if (run->hook)
+		run_check_cancel(run);
 	if (run->end_seen)
 		return; /* its outputs are being placed; it is released after that */
 	if (chan_send(run->chan, BUILD_CANCEL, 0, NULL, 0, NULL, 0) < 0)

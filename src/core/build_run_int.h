@@ -50,6 +50,8 @@ struct build_run {
 	bool optimise; /* its outputs share files with others before it has ended */
 	struct optimise_job *optimising;
 	char *scratch, *keep_dir; /* keep_dir: NULL when a failure leaves nothing behind */
+	char *diff_hook;	  /* what compares outputs that differ, or NULL */
+	struct hook *hook;	  /* it runs, and `placing` is set */
 	int scratch_fd, chan, pidfd;
 	pid_t pid;
 	/* The builder's pidfd from BUILD_RUNNING on, and the lease of its ids: whatever becomes of
@@ -71,5 +73,15 @@ void spare_refill(struct runs *runs);
 void spare_drop(struct runs *runs);
 /* Hears of messages and of the end from now on. 0, or a sentence. */
 int run_watch(struct build_run *run, struct err *e);
+/* build_run_check.c: a build that succeeded, of a goal that checks. */
+struct build_stage_input;
+void run_check(struct build_run *run, struct build_stage_input *in);
+void run_check_cancel(struct build_run *run);
+/* Where what the builder left is kept now, heap; or NULL. */
+char *run_keep_failed(struct build_run *run);
+/* build_run.c: the end of a build. `r`: 0, or an outcome of build_stage.h whose sentence stands in
+ * run->error. Then run_settle. */
+void run_judged(struct build_run *run, int r);
+void run_settle(struct build_run *run);
 void run_kill(struct build_run *run);
 void run_free(struct build_run *run);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -166,6 +167,11 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 			run->keep_dir = NULL;
 			return err_errno(e, -ENOMEM, "starting a build");
 		}
+	}
+	if (job->settings->run_diff_hook && job->settings->diff_hook && *job->settings->diff_hook) {
+		run->diff_hook = strdup(job->settings->diff_hook);
+		if (!run->diff_hook)
+			return err_errno(e, -ENOMEM, "starting a build");
 	}
 	r = spool_make(core->spool, 'b', &run->scratch, &run->scratch_fd);
 	if (r == 0 && run->keep_dir) {

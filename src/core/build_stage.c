@@ -222,7 +222,7 @@ int build_stage_mismatch(const struct build_stage_input *in, struct arena *a, st
 	return 0;
 }
 
-int build_compare(const struct build_stage_input *in, struct err *e)
+int build_compare(const struct build_stage_input *in, struct store_path *ret_differs, struct err *e)
 {
 	_cleanup_arena_ struct arena a = ARENA_INIT(256 << 20);
 	struct output_made *made;
@@ -239,6 +239,7 @@ int build_compare(const struct build_stage_input *in, struct err *e)
 		if (r < 0)
 			return err_errno(e, r, "reading '%s/%s'", in->store_dir,
 					 made[i].info.path.base);
+		*ret_differs = made[i].info.path;
 		if (memcmp(known.nar_hash, made[i].info.nar_hash, sizeof(known.nar_hash)))
 			return err_set(e, STAGE_DIFFERS,
 				       "derivation '%s/%s' may not be deterministic: output "

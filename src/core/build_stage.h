@@ -26,4 +26,5 @@ int build_stage(const struct build_stage_input *in, struct arena *a, struct stag
 int build_stage_mismatch(const struct build_stage_input *in, struct arena *a, struct staged *ret,
 			 struct err *e);
 /* --check: compares with what is registered. STAGE_DIFFERS, too, with upstream's sentence. */
-int build_compare(const struct build_stage_input *in, struct err *e);
+int build_compare(const struct build_stage_input *in, struct store_path *ret_differs,
+		  struct err *e);

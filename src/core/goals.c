@@ -273,6 +273,16 @@ static void begin_drv(struct request *r, struct target *t)
 			    t->path.base);
 		return;
 	}
+	if (v == OUTPUTS_MISSING && check) {
+		target_fail(r, t, MISC_FAILURE,
+			    "some outputs of '%s/%s' are not valid, so checking is not possible\n"
+			    "Hint: --rebuild and --check error if the derivation was not previously "
+			    "built and cannot be substituted.\n"
+			    "      Remove it to perform a fresh build, or use --repair to rewrite "
+			    "missing or corrupted builds in the store.",
+			    t->path.base);
+		return;
+	}
 	if (v == OUTPUTS_VALID && !check) {
 		if (last)
 			target_done(r, t, ALREADY_VALID, NULL);

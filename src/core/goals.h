@@ -22,6 +22,8 @@ struct request_events {
 	void (*progress)(void *ctx, const struct session_progress *p);
 	void (*note)(void *ctx, uint64_t level, const char *text);
 	void (*built)(void *ctx, const struct session_built *b);
+	/* A post-build-hook of this number has started; `log` and `ended` tell the rest. */
+	void (*hook)(void *ctx, uint64_t build, const char *drv, const char *program, int log_fd);
 };
 
 struct goals *goals_new(struct core *core);

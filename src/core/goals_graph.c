@@ -120,6 +120,7 @@ static void goal_retire(struct goal *g)
 	if (g->run)
 		build_run_cancel(g->run);
 	g->run = NULL;
+	goal_drop_hook(g);
 	g->state = GOAL_DONE;
 	(void)smap_remove(&g->goals->by_key, g->key);
 	while (g->needs)
@@ -198,6 +199,8 @@ static void joined(struct interest *i)
 		goal_unready(g);
 		goal_ready(g); /* finds a payer with room, if there is one */
 	}
+	if (g->state == GOAL_HOOK)
+		r->progress.running++;
 	if (g->state == GOAL_RUNNING) {
 		r->progress.running++;
 		if (g->started)
@@ -419,7 +422,7 @@ static void goal_stand(struct goal *g)
 /* The goal is over. Who waits for it directly is told or moves on; nothing deeper is touched. */
 void goal_done(struct goal *g, bool ok, uint64_t status, const char *error)
 {
-	bool was_running = g->state == GOAL_RUNNING;
+	bool was_running = g->state == GOAL_RUNNING || g->state == GOAL_HOOK;
 
 	/* Recording what it gave commits what others wait for, and they may have dropped it. */
 	if (g->state == GOAL_DONE)
@@ -525,18 +528,6 @@ static bool settled_by_outputs(struct goal *g)
 	}
 	if (!g->check && v == OUTPUTS_VALID) {
 		goal_done(g, true, ALREADY_VALID, "");
-		return true;
-	}
-	if (g->check && v != OUTPUTS_VALID) {
-		(void)err_set(
-			&e, 1,
-			"some outputs of '%s/%s' are not valid, so checking is not possible\n"
-			"Hint: --rebuild and --check error if the derivation was not previously "
-			"built and cannot be substituted.\n"
-			"      Remove it to perform a fresh build, or use --repair to rewrite "
-			"missing or corrupted builds in the store.",
-			g->goals->core->store_dir, g->drv_path.base);
-		goal_fail(g, MISC_FAILURE, &e);
 		return true;
 	}
 	return false;
@@ -712,7 +703,14 @@ static void on_ended(void *ctx, const struct build_outcome *o)
 			return;
 		}
 	}
+	if (ok && g->state != GOAL_DONE && goal_post_hook(g))
+		return;
 	goal_done(g, ok, o->status, o->error);
+}
+
+void goal_hooked(struct goal *g)
+{
+	goal_done(g, true, BUILT, "");
 }
 
 static const struct build_run_events run_events = {
@@ -736,6 +734,12 @@ static int start_run(struct goal *g, struct err *e)
 		job.trusted |= i->request->trusted;
 	for (struct interest *i = g->again ? g->interests : NULL; i; i = i->next_of_goal)
 		g->limits = laxest(g->limits, limits_of(&i->request->settings));
+	for (size_t i = 0; r == 0 && i < g->extra_paths.n; i++)
+		r = strv_add(&s.sandbox_paths, g->extra_paths.v[i]);
+	if (r < 0) {
+		settings_done(&s);
+		return err_errno(e, r, "starting a build");
+	}
 	s.timeout = g->limits.timeout;
 	s.max_silent_time = g->limits.silence;
 	s.max_build_log_size = g->limits.log;
@@ -746,12 +750,30 @@ static int start_run(struct goal *g, struct err *e)
 	return r;
 }
 
+static void run_or_fail(struct goal *g)
+{
+	_cleanup_err_ struct err e = {};
+	int r = start_run(g, &e);
+
+	if (!r)
+		return;
+	g->run = NULL;
+	goal_fail(g, r > 0 && r <= NO_SUBSTITUTERS ? (uint64_t)r : MISC_FAILURE, &e);
+}
+
+void goal_prepared(struct goal *g, const char *error)
+{
+	if (error)
+		goal_done(g, false, MISC_FAILURE, error);
+	else
+		run_or_fail(g);
+}
+
 /* It has a slot. The outputs are looked for once more: another goal may have made the same fixed
  * output, or another daemon the same build. */
 void goal_start(struct goal *g)
 {
 	_cleanup_err_ struct err e = {};
-	int r;
 
 	if (settled_by_outputs(g))
 		return;
@@ -765,9 +787,10 @@ void goal_start(struct goal *g)
 		i->request->progress.running++;
 		i->request->progress_due = true;
 	}
-	r = start_run(g, &e);
-	if (r) {
-		g->run = NULL;
-		goal_fail(g, r > 0 && r <= NO_SUBSTITUTERS ? (uint64_t)r : MISC_FAILURE, &e);
-	}
+	if (goal_pre_hook(g, &e))
+		return;
+	if (e.code)
+		goal_fail(g, MISC_FAILURE, &e);
+	else
+		run_or_fail(g);
 }

@@ -5,6 +5,7 @@
  *   goals_given.c   derivations that came with the request
  *   goals_inputs.c  what a goal needs first
  *   goals_resolve.c derivations whose inputs' paths only a build tells
+ *   goals_hook.c    programs of the administrator's before and after a build
  *   goals_slot.c    which build starts when a slot is free
  *   goals_report.c  sentences and events
  *
@@ -32,6 +33,7 @@ enum goal_state {
 	GOAL_WAITING, /* for other goals */
 	GOAL_READY,   /* for a slot */
 	GOAL_RUNNING, /* has one */
+	GOAL_HOOK,    /* was built and recorded, gave its slot back: a post-build-hook runs */
 	GOAL_DONE,    /* over, or dropped: about to be freed */
 };
 
@@ -92,6 +94,13 @@ struct goal {
 	uint64_t build; /* number in events */
 	bool started;	/* listeners know it */
 	uint64_t log_size;
+	/* goals_hook.c: one that runs, before or after the build */
+	struct hook *hook;
+	const char *hook_program;
+	uint64_t hook_build;	     /* number in events */
+	struct strv hooks_done;	     /* programs of post-build-hook */
+	struct strv extra_paths;     /* sandbox paths that a pre-build-hook has added; the arena's */
+	bool prepared;		     /* there is no pre-build-hook, or it has ended */
 	/* Resolving (goals_resolve.c): the derivation that it came down to, and how that one ended;
 	 * what impure inputs gave; what it made itself, when that is written down nowhere. */
 	struct store_path resolved;
@@ -225,6 +234,19 @@ int goal_add_inputs(struct goal *g, struct err *e);
 /* goals_given.c: the request's one target is this derivation. 0 or a sentence. */
 int given_take(struct request *r, const char *text, struct err *e);
 
+/* goals_hook.c */
+/* The goal was built: true when a post-build-hook runs, and goal_hooked comes later. */
+bool goal_post_hook(struct goal *g);
+/* It has a slot: true when a pre-build-hook runs, and goal_prepared comes later; or a sentence in
+ * `e`, with a negative code. */
+bool goal_pre_hook(struct goal *g, struct err *e);
+void goal_drop_hook(struct goal *g);
+/* Is that the post-build-hook of the request (NULL: has it one), which still waits? */
+bool wants_hook(const struct request *r, const char *program);
+/* goals_graph.c */
+void goal_hooked(struct goal *g);
+void goal_prepared(struct goal *g, const char *error);
+
 /* goals_resolve.c */
 /* The path of a .drv with this text. */
 int drv_text_path(const char *store_dir, const struct drv *d, const struct buf *text,
@@ -262,6 +284,9 @@ void note_error(struct request *r, const char *sentence);
  * told as if each goal on it had failed by its one dependency: what upstream does when it drops the
  * rest. */
 void request_give_up(struct request *r, struct goal *failed);
+void report_hook(struct goal *g);
+void report_hook_log(struct goal *g, uint64_t size);
+void report_hook_ended(struct goal *g, uint64_t size, bool ok);
 void report_started(struct goal *g, struct interest *only);
 void report_log(struct goal *g);
 void report_note(struct goal *g, uint64_t level, const char *text);

@@ -5,6 +5,7 @@
 
 #include "base/buf.h"
 #include "core/goals_int.h"
+#include "core/hook.h"
 #include "core/realise.h"
 
 /* Upstream colours its sentences; a client that is no terminal takes the colours out. */
@@ -202,6 +203,33 @@ void report_started(struct goal *g, struct interest *only)
 	}
 	for (struct interest *i = g->interests; i; i = i->next_of_goal)
 		tell_started(g, i);
+}
+
+void report_hook(struct goal *g)
+{
+	for (struct interest *i = g->interests; i; i = i->next_of_goal) {
+		int fd = wants_hook(i->request, g->hook_program) ? hook_log_fd(g->hook) : -1;
+
+		if (fd < 0)
+			continue;
+		i->request->ev.hook(i->request->ctx, g->hook_build, g->drv_path.base,
+				    g->hook_program, fd);
+		close(fd);
+	}
+}
+
+void report_hook_log(struct goal *g, uint64_t size)
+{
+	for (struct interest *i = g->interests; i; i = i->next_of_goal)
+		if (wants_hook(i->request, g->hook_program))
+			i->request->ev.log(i->request->ctx, g->hook_build, size);
+}
+
+void report_hook_ended(struct goal *g, uint64_t size, bool ok)
+{
+	for (struct interest *i = g->interests; i; i = i->next_of_goal)
+		if (wants_hook(i->request, g->hook_program))
+			i->request->ev.ended(i->request->ctx, g->hook_build, size, ok);
 }
 
 void report_log(struct goal *g)

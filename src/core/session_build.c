@@ -39,6 +39,16 @@ static void on_ended(void *ctx, uint64_t build, uint64_t size, bool ok)
 	session_send(s, SESSION_EV_ENDED, s->build_id, &session_ev_build_layout, &ev, -1, 0);
 }
 
+static void on_hook(void *ctx, uint64_t build, const char *drv, const char *program, int log_fd)
+{
+	struct session *s = ctx;
+	const struct session_ev_hook ev = { .build = build,
+					    .drv = (char *)drv,
+					    .program = (char *)program };
+
+	session_send(s, SESSION_EV_HOOK, s->build_id, &session_ev_hook_layout, &ev, log_fd, 0);
+}
+
 static void on_progress(void *ctx, const struct session_progress *p)
 {
 	struct session *s = ctx;
@@ -82,6 +92,7 @@ static const struct request_events events = {
 	.started = on_started,
 	.log = on_log,
 	.ended = on_ended,
+	.hook = on_hook,
 	.progress = on_progress,
 	.note = on_note,
 	.built = on_built,

@@ -31,6 +31,10 @@ LAYOUT(build_start_layout, struct build_start,
        U64(build_start, compress_log), U64(build_start, keep_failed), U64(build_start, check),
        U64(build_start, cgroup), U64(build_start, max_procs));
 
+LAYOUT(build_hook_layout, struct build_hook,
+       STR(build_hook, program), STRV(build_hook, args), LIST(build_hook, env, pair_layout),
+       U64(build_hook, errors_apart));
+
 LAYOUT(build_ids_layout, struct build_ids,
        U64(build_ids, mode), U64(build_ids, count), U64(build_ids, host_base));
 LAYOUT(build_running_layout, struct build_running, U64(build_running, host_uid));

@@ -14,6 +14,9 @@ enum { BUILD_FD = 3, BUILD_MSG_MAX = 256 << 20 };
 /* argv[1] of one that only deletes (clean.c); argv[2] is the directory. It sends BUILD_NEED_IDS,
  * gets the ids of a whole slot and its lease with BUILD_IDS, and ends with BUILD_BYE. */
 #define BUILD_CLEAN "clean"
+/* argv[1] of one that runs a program of the administrator's beside a build (build/hook.c). It gets
+ * BUILD_HOOK_START, sends BUILD_LOG and ends with BUILD_END; BUILD_CANCEL or a hang-up ends it. */
+#define BUILD_HOOK "hook"
 
 enum build_msg {
 	BUILD_START = 1, /* core -> supervisor: struct build_start; fds: log file (write),
@@ -29,6 +32,7 @@ enum build_msg {
 	BUILD_RELEASE, /* core -> supervisor: empty. Outputs are moved: delete the scratch, exit */
 	BUILD_CANCEL,  /* core -> supervisor: empty. End the build now, delete the scratch, exit */
 	BUILD_BYE,     /* supervisor -> core: struct build_bye. The scratch is gone (or is not) */
+	BUILD_HOOK_START, /* core -> hook: struct build_hook; fd: file for what it prints (write) */
 };
 
 enum build_ids_mode { IDS_BROKER, IDS_SUBID, IDS_SINGLE };
@@ -132,7 +136,15 @@ struct build_bye {
 	char *error;
 };
 
-extern const struct layout build_start_layout, build_ids_layout, build_running_layout,
+/* Status 0 of its BUILD_END: it exited with 0; else `error` has a sentence. */
+struct build_hook {
+	char *program;		  /* looked for in PATH when it has no slash */
+	struct strv args;	  /* without argv[0] */
+	struct build_pairs env;	  /* its complete environment */
+	uint64_t errors_apart; /* 1: only standard output goes to the file */
+};
+
+extern const struct layout build_hook_layout, build_start_layout, build_ids_layout, build_running_layout,
 	build_log_layout, build_end_layout, build_bye_layout;
 
 /* Status numbers of a build result, as the wire has them. */

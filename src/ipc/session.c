@@ -63,6 +63,8 @@ LAYOUT(session_built_layout, struct session_built,
 LAYOUT(session_ev_build_layout, struct session_ev_build,
        U64(session_ev_build, build), STR(session_ev_build, drv), U64(session_ev_build, size),
        U64(session_ev_build, ok));
+LAYOUT(session_ev_hook_layout, struct session_ev_hook,
+       U64(session_ev_hook, build), STR(session_ev_hook, drv), STR(session_ev_hook, program));
 LAYOUT(session_progress_layout, struct session_progress,
        U64(session_progress, done), U64(session_progress, expected),
        U64(session_progress, running), U64(session_progress, failed));

@@ -49,6 +49,8 @@ enum session_msg {
 	SESSION_EV_ENDED,    /* struct session_ev_build: no more log; `size` is final */
 	SESSION_EV_PROGRESS, /* struct session_progress */
 	SESSION_EV_TEXT,     /* struct session_note: a line for the client's log */
+	SESSION_EV_HOOK,     /* struct session_ev_hook; fds: what it prints, read-only. Then as a
+			      * build of that number: SESSION_EV_LOG, SESSION_EV_ENDED */
 
 	/* while a SESSION_COLLECT is open; the first carries the list as its fd */
 	SESSION_EV_GARBAGE = 64, /* struct session_garbage */
@@ -205,6 +207,10 @@ struct session_ev_build {
 	uint64_t size;	/* bytes of log so far */
 	uint64_t ok;	/* ENDED only */
 };
+struct session_ev_hook {
+	uint64_t build; /* a number as builds have */
+	char *drv, *program;
+};
 struct session_progress { /* builds of this request's goal graph */
 	uint64_t done, expected, running, failed;
 };
@@ -216,5 +222,5 @@ struct session_note {
 extern const struct layout session_client_layout, session_options_layout, session_add_layout,
 	session_text_layout, session_texts_layout, session_sigs_layout, session_realisation_layout, session_log_layout,
 	session_root_layout, session_build_layout, session_done_layout, session_roots_layout,
-	session_built_layout, session_ev_build_layout, session_progress_layout, session_note_layout,
+	session_built_layout, session_ev_build_layout, session_ev_hook_layout, session_progress_layout, session_note_layout,
 	session_collect_layout, session_garbage_layout, session_collected_layout;

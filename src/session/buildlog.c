@@ -42,23 +42,62 @@ static int start_activity(struct session *s, struct running *b, const char *drv,
 	return 0;
 }
 
+static int hook_activity(struct session *s, struct running *b, const struct session_ev_hook *ev)
+{
+	_cleanup_free_ char *text = NULL, *path = NULL;
+
+	if (asprintf(&path, "%s/%s", s->client.store_dir, ev->drv) < 0 ||
+	    asprintf(&text, "running post-build-hook '%s'", ev->program) < 0)
+		return -ENOMEM;
+	struct wire_field fields[] = { { .is_str = true, .str = path } };
+	b->activity = activity_id(s);
+	struct wire_start start = { .id = b->activity,
+				    .level = LVL_TALKATIVE,
+				    .type = ACT_POST_BUILD_HOOK,
+				    .text = text,
+				    .fields = fields,
+				    .n_fields = ELEMENTS(fields) };
+	if (wire_gate(s->version, GATE_ACTIVITIES) || s->verbosity >= LVL_TALKATIVE)
+		wire_put_start(&s->out, s->version, &start);
+	return 0;
+}
+
+/* The one to be filled, or NULL: there is no memory, or it is one that the core never sends. Takes
+ * the log. */
+static struct running *add(struct build_logs *l, uint64_t build, int log)
+{
+	_cleanup_close_ int fd = log;
+	struct running *v;
+
+	if (l->n == LOG_BUILDS_MAX || find(l, build))
+		return NULL;
+	v = reallocarray(l->v, l->n + 1, sizeof(*v));
+	if (!v)
+		return NULL;
+	l->v = v;
+	v[l->n] = (struct running){ .build = build,
+				    .log = TAKE_FD(fd),
+				    .line = BUF_INIT(LOG_LINE_MAX) };
+	return &v[l->n++];
+}
+
 int logs_started(struct session *s, struct build_logs *l, const struct session_ev_build *ev,
 		 const char *verb, int log)
 {
-	_cleanup_close_ int fd = log;
+	struct running *b = add(l, ev->build, log);
+	int r = b ? start_activity(s, b, ev->drv, verb) : -ENOMEM;
 
-	if (l->n == LOG_BUILDS_MAX || find(l, ev->build))
-		return 0; /* the core never does that */
-	struct running *v = reallocarray(l->v, l->n + 1, sizeof(*v));
-	if (!v)
-		return -ENOMEM;
-	l->v = v;
-	v[l->n] = (struct running){ .build = ev->build,
-				    .log = TAKE_FD(fd),
-				    .line = BUF_INIT(LOG_LINE_MAX) };
-	int r = start_activity(s, &v[l->n], ev->drv, verb);
-	l->n++;
 	return r ?: logs_grown(s, l, ev);
+}
+
+int logs_hook(struct session *s, struct build_logs *l, const struct session_ev_hook *ev, int log)
+{
+	struct running *b = add(l, ev->build, log);
+
+	if (!b)
+		return -ENOMEM;
+	b->hook = true;
+	return hook_activity(s, b, ev);
 }
 
 static void nested_start(struct session *s, struct running *b, const struct log_message *m)
@@ -129,7 +168,8 @@ static void put_line(struct session *s, struct running *b, const char *line)
 	struct wire_field f = { .is_str = true, .str = line };
 
 	if (wire_gate(s->version, GATE_ACTIVITIES))
-		wire_put_result(&s->out, s->version, b->activity, RES_BUILD_LOG_LINE, &f, 1);
+		wire_put_result(&s->out, s->version, b->activity,
+				b->hook ? RES_POST_BUILD_LOG_LINE : RES_BUILD_LOG_LINE, &f, 1);
 	else if (s->verbosity >= LVL_INFO)
 		wire_put_next(&s->out, line);
 }
@@ -146,7 +186,7 @@ static int end_line(struct session *s, struct running *b)
 		return r;
 	char *line = (char *)b->line.data;
 	size_t len = b->line.len - 1;
-	switch (log_message_parse(line, len, &a, &m)) {
+	switch (b->hook ? LOG_PLAIN : log_message_parse(line, len, &a, &m)) {
 	case 0:
 		handle_message(s, b, &m);
 		break;

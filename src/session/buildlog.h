@@ -13,6 +13,7 @@ struct nested {
 };
 struct running {
 	uint64_t build, activity, offset;
+	bool hook; /* a post-build-hook: its lines are plain text */
 	int log;
 	struct buf line;
 	size_t column; /* where the next character goes: a carriage return sets it back */
@@ -27,6 +28,8 @@ struct build_logs {
 /* `log` is taken. `verb` is "building", "checking outputs of" … */
 int logs_started(struct session *s, struct build_logs *l, const struct session_ev_build *ev,
 		 const char *verb, int log);
+/* The same for a post-build-hook. */
+int logs_hook(struct session *s, struct build_logs *l, const struct session_ev_hook *ev, int log);
 int logs_grown(struct session *s, struct build_logs *l, const struct session_ev_build *ev);
 int logs_ended(struct session *s, struct build_logs *l, const struct session_ev_build *ev);
 /* Stops what is still open. */

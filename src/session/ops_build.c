@@ -96,6 +96,16 @@ static int build_event(struct session *s, struct build *b, struct msg *m)
 	}
 }
 
+static int hook_event(struct session *s, struct build *b, struct msg *m)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 20);
+	struct session_ev_hook ev;
+
+	if (msg_decode(m, &session_ev_hook_layout, &a, &ev))
+		return -EBADMSG;
+	return logs_hook(s, &b->logs, &ev, m->n_fds > 0 ? TAKE_FD(m->fds[0]) : -1);
+}
+
 static int other_event(struct session *s, struct build *b, const struct msg *m)
 {
 	_cleanup_arena_ struct arena a = ARENA_INIT(SESSION_MSG_MAX);
@@ -131,6 +141,8 @@ static int handle(struct session *s, struct build *b, struct msg *m)
 	case SESSION_EV_LOG:
 	case SESSION_EV_ENDED:
 		return build_event(s, b, m);
+	case SESSION_EV_HOOK:
+		return hook_event(s, b, m);
 	default:
 		return other_event(s, b, m);
 	}

@@ -79,6 +79,7 @@ enum wire_activity {
 	ACT_BUILDS = 104,
 	ACT_BUILD = 105,
 	ACT_OPTIMISE_STORE = 106,
+	ACT_POST_BUILD_HOOK = 110,
 };
 
 enum wire_result_type {
@@ -86,6 +87,7 @@ enum wire_result_type {
 	RES_SET_PHASE = 104,
 	RES_PROGRESS = 105,
 	RES_SET_EXPECTED = 106,
+	RES_POST_BUILD_LOG_LINE = 107,
 };
 
 enum wire_op {
