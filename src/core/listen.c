@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -155,14 +156,28 @@ static void follow_store(struct core *core)
 	sessions_drop_spares(core->sessions);
 }
 
+/* Who is gone for good gets no session: else a user who connects and closes as fast as he can keeps
+ * everybody else waiting for the starts of his. (Having closed one half alone is no sign of it.) */
+static bool has_left(int fd)
+{
+	struct pollfd p = { .fd = fd };
+
+	return poll(&p, 1, 0) > 0 && (p.revents & POLLHUP);
+}
+
 /* Takes fd over. */
 static void admit(struct listener *l, int fd)
 {
 	struct core *core = l->core;
 	_cleanup_peer_ struct peer p = {};
 	char text[300];
-	int r = peer_read(fd, &p);
+	int r;
 
+	if (has_left(fd)) {
+		close(fd);
+		return;
+	}
+	r = peer_read(fd, &p);
 	if (r == 0)
 		r = peer_judge(&p, &core->settings);
 	if (r < 0) {

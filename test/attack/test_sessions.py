@@ -417,7 +417,9 @@ def test_claims(m):
                                 ("invalidate", INVALIDATE, text(m.known_base)),
                                 ("realisation", REALISATION, bytes(32) + text("out") + text(m.known_base) + texts([]))):
         with m.session() as s:
+            s.file("x", b"a line\n")
             assert done(s.request(kind, payload)), what
+    assert not list(m.daemon.log.rglob("*x.drv*"))
     for payload, words in ((u64(3) + u64(0) * 2 + u64(1) + u64(0) + texts([m.known_base]), "ignore liveness"),):
         with m.session() as s:
             assert words in s.request(COLLECT, payload).decode()
@@ -463,7 +465,9 @@ def hostile_messages(m):
     yield "spilled, no file", lambda s: s.send_raw(struct.pack("<IIII", TEMP_ROOT, 1, 8, 1))
     yield "spilled, a directory", lambda s: s.send_raw(struct.pack("<IIII", TEMP_ROOT, 1, 8, 1), [4])
     yield "spilled, a file", lambda s: s.send_raw(struct.pack("<IIII", TEMP_ROOT, 1, 8, 1), [s.file("f", b"x" * 8)])
-    yield "spilled, unsealed", lambda s: s.send_raw(struct.pack("<IIII", TEMP_ROOT, 1, 8, 1), [memory(s, text(m.known_base))])
+    root = text(m.known_base)
+    yield "spilled, unsealed", lambda s: s.send_raw(struct.pack("<IIII", TEMP_ROOT, 1, len(root), 1), [memory(s, root)])
+    yield "spilled, may grow", lambda s: s.send_raw(struct.pack("<IIII", TEMP_ROOT, 1, len(root), 1), [memory(s, root, 8)])
     yield "spilled, too long", lambda s: s.send_raw(struct.pack("<IIII", TEMP_ROOT, 1, 65 << 20, 1), [memory(s, b"", 15)])
     yield "spilled, short", lambda s: s.send_raw(struct.pack("<IIII", TEMP_ROOT, 1, 4096, 1), [memory(s, b"abc", 15)])
     yield "many files", lambda s: s.send(TEMP_ROOT, text(m.known_base), fds=[4] * 200)
