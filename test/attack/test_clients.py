@@ -3,7 +3,12 @@ byte: test/boundary/test_wire.py. Settings and trust: test/client/test_options.p
 
 Seen red without the defence named:
 
-@TABLE@
+    listen.c: no session for who has left                    test_flood[connections without a word]
+    accounts.c: CONNECTIONS_PER_UID                          test_connections_of_one_user
+    db.h: half of the room for signatures                    test_signatures_fill_one_half
+    write.c: merging signatures does not take for ever       test_flood[signatures]
+    listen.c: who is not allowed                             test_who_is_not_allowed
+    gc.c: pins of what is added during a collection          test_collections_and_adds
 """
 import hashlib
 import os

@@ -4,9 +4,30 @@ It can be bare (nothing but the jail, as if its seal had a hole), walled (Landlo
 the filter refuses is in test/unit/confine; here is what is left when it is gone, and what a sealed
 session can still say and do. The defence is named with each test; seen red without it:
 
+    jail.c: read-only store; read-only database              test_store_and_database_are_read_only
+    jail.c: network namespace                                test_no_network
+    jail_spawn.c: changed root                               test_what_there_is
+    jail_spawn.c: the spool as a detached mount              test_no_way_out_of_the_spool
+    wall.c: SCOPE_SIGNALS                                    test_signals_stop_at_the_wall
+    wall.c: the places                                       test_wall_names_two_directories
     store/blocked.c: who blocks the writer is ended          test_lock_of_the_database
     profiles.c: no lock without an owner, no flock           test_lock_without_an_owner, test_other_locks
-    write.c: limit of signatures, before any work            test_a_batch_that_fails_leaves_no_row
+    session_ops.c: is_plain_name; base names parsed again    test_names_in_the_spool
+    place_check.c: is_store_object                           test_objects_that_are_none
+    session_ops.c: a log is opened without following links   test_a_link_is_moved_and_never_followed
+    place_check.c: check_ca; check_signature                 test_claims
+    session_ops.c: trust for `ultimate`, dont_check_sigs,    test_claims
+        logs, permanent roots; liveness; repairing builds
+    place.c: signatures before rows                          test_a_batch_that_fails_leaves_no_row
+    write.c: merging signatures does not take for ever       the same (the daemon stood still)
+    chan.c: seals of a spilled message; session_ops.c:       test_messages
+        unknown types, size of options; a second search
+    chan.c: descriptors are closed                           test_files_with_honest_messages
+    sessions.c: account_penalty                              test_crashing_slows_its_own_user
+    sessions.c: spool_drop                                   test_after_the_hash
+
+Two walls stand, and one alone is seen by nothing here: PR_SET_DUMPABLE of the porter (its capabilities), the drop
+of capabilities before a session's exec (the securebits).
 """
 import errno
 import fcntl
