@@ -16,6 +16,7 @@
 #include "core/gc.h"
 #include "core/optimise.h"
 #include "core/place_batch.h"
+#include "core/store_open.h"
 #include "core/trash.h"
 #include "nar/tree.h"
 
@@ -87,6 +88,13 @@ static void take_back(struct place *p, struct batch *b)
 	b->n_moved = 0;
 }
 
+static int cannot_move(const struct core *core, const char *base, int r, struct err *e)
+{
+	if (r == -EACCES && store_check_owner(core, e) < 0)
+		return r;
+	return err_errno(e, r, "moving '%s/%s' into the store", core->store_dir, base);
+}
+
 /* Moves one object in. What is there without being valid is a leftover of a crash. */
 static int move_in(struct place *p, const struct staged *s, mode_t mode, struct err *e)
 {
@@ -96,15 +104,13 @@ static int move_in(struct place *p, const struct staged *s, mode_t mode, struct 
 
 	if (renameat2(s->dirfd, s->name, core->store_fd, base, RENAME_NOREPLACE) < 0) {
 		if (errno != EEXIST)
-			return err_errno(e, -errno, "moving '%s/%s' into the store",
-					 core->store_dir, base);
+			return cannot_move(core, base, -errno, e);
 		r = trash_put_uncounted(core, core->store_fd, base);
 		if (r < 0)
 			return err_errno(e, r, "clearing the way for '%s/%s'", core->store_dir,
 					 base);
 		if (renameat2(s->dirfd, s->name, core->store_fd, base, RENAME_NOREPLACE) < 0)
-			return err_errno(e, -errno, "moving '%s/%s' into the store",
-					 core->store_dir, base);
+			return cannot_move(core, base, -errno, e);
 	}
 	if (!S_ISDIR(mode))
 		return 0;

@@ -145,11 +145,41 @@ int store_lock(struct core *core, struct err *e)
 	return 0;
 }
 
+int store_check_owner(const struct core *core, struct err *e)
+{
+	struct stat st;
+
+	if (faccessat(core->store_fd, ".", W_OK, AT_EACCESS) == 0 || fstat(core->store_fd, &st) < 0)
+		return 0;
+	return err_set(
+		e, -EACCES,
+		"the store '%s' belongs to uid %u now, and the daemon may not write to it. A "
+		"nix command that root runs without the daemon takes the store for the "
+		"group 'build-users-group'. As root, 'chown %u:%u %s', and keep root's "
+		"commands to the daemon: 'store = daemon' in nix.conf",
+		core->store_dir, (unsigned int)st.st_uid, (unsigned int)core->uid,
+		(unsigned int)core->gid, core->store_dir);
+}
+
+static void watch_owner(struct core *core)
+{
+	_cleanup_err_ struct err e = {};
+	bool owned = core->owns_store;
+	struct stat st;
+
+	if (fstat(core->store_fd, &st) < 0)
+		return;
+	core->owns_store = st.st_uid == core->uid;
+	if (owned && store_check_owner(core, &e) < 0)
+		log_error("%s", err_msg(&e));
+}
+
 void store_mend(struct core *core)
 {
 	static const char *const watched[] = { "gcroots/auto", "profiles/per-user" };
 	_cleanup_err_ struct err e = {};
 
+	watch_owner(core);
 	for (size_t i = 0; i < ELEMENTS(watched); i++) {
 		char path[4096];
 
@@ -177,7 +207,6 @@ int store_changed(const struct core *core)
 static int open_all(struct core *core, struct err *e)
 {
 	_cleanup_free_ char *db_dir = NULL;
-	struct stat st;
 	int r = make_dirs(core, e);
 
 	if (r == 0)
@@ -201,7 +230,8 @@ static int open_all(struct core *core, struct err *e)
 	r = identify(core, &core->identity);
 	if (r < 0)
 		return err_errno(e, r, "looking at the store '%s'", core->store_dir);
-	core->owns_store = fstat(core->store_fd, &st) == 0 && st.st_uid == core->uid;
+	core->owns_store = true;
+	watch_owner(core);
 	core->served_others = false;
 	reserve_make(core);
 	r = spool_open(core, &core->spool, e);

@@ -16,7 +16,10 @@ int store_changed(const struct core *core);
 /* Takes the lock of the state directory: two daemons would both write its database as its only
  * writer. store_reopen does it too. */
 int store_lock(struct core *core, struct err *e);
-/* Makes the directories again that clients put their links into, when somebody deleted them. */
+/* Makes the directories again that clients put their links into, when somebody deleted them, and
+ * says it once when the store was taken away. */
 void store_mend(struct core *core);
+/* 0, or -EACCES and a sentence: the store is another's, and the daemon may not write to it. */
+int store_check_owner(const struct core *core, struct err *e);
 /* Reopens after store_changed: generation rises. */
 int store_reopen(struct core *core, struct err *e);
