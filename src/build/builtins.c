@@ -4,8 +4,10 @@
  * after everything that a foreign builder would have to pass. Linked by airplant-build alone. */
 #include "build/builtins.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "build/supervisor.h"
@@ -40,14 +42,45 @@ void builtin_warn(const char *text)
 		(void)write_full(2, b.data, b.len); /* nobody to tell */
 }
 
-static int unsupported(struct err *e, const char *name)
+static bool is_proxy(const char *name)
 {
-	if (!strcmp(name, "fetchurl"))
-		return err_set(
-			e, 1,
-			"builtin:fetchurl is not available in this version of Airplant; use a "
-			"fixed-output derivation with a fetcher of its own");
-	return err_set(e, 1, "unsupported builtin builder " Q_ARG, name);
+	static const char *const names[] = { "http_proxy", "https_proxy", "ftp_proxy", "all_proxy",
+					     "no_proxy" };
+
+	for (size_t i = 0; i < ELEMENTS(names); i++)
+		if (!strcasecmp(name, names[i]))
+			return true;
+	return false;
+}
+
+/* The derivation's environment is not the program's: it could name libraries. */
+static char **fetch_env(struct build *b)
+{
+	char **env = arena_array(&b->arena, b->s.env.n + 1, sizeof(*env));
+	size_t n = 0;
+
+	for (size_t i = 0; env && i < b->s.env.n; i++)
+		if (is_proxy(b->s.env.v[i].name)) {
+			env[n] = arena_printf(&b->arena, "%s=%s", b->s.env.v[i].name,
+					      b->s.env.v[i].value);
+			if (!env[n++])
+				return NULL;
+		}
+	return env;
+}
+
+/* Comes back only when it fails. */
+static int run_fetch(struct build *b, struct err *e)
+{
+	char **argv = arena_array(&b->arena, b->s.fetch.n + 1, sizeof(*argv));
+	char **envp = fetch_env(b);
+
+	if (!argv || !envp)
+		return err_set(e, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < b->s.fetch.n; i++)
+		argv[i] = b->s.fetch.v[i];
+	execve(argv[0], argv, envp);
+	return err_errno(e, -errno, "executing '%s'", argv[0]);
 }
 
 int builtin_run(struct build *b)
@@ -57,10 +90,12 @@ int builtin_run(struct build *b)
 	int r;
 
 	close(b->status_fd); /* tells the supervisor that the builder runs */
-	if (!strcmp(name, "buildenv"))
+	if (b->s.fetch.n > 0)
+		r = run_fetch(b, &e);
+	else if (!strcmp(name, "buildenv"))
 		r = builtin_buildenv(b, &e);
 	else
-		r = unsupported(&e, name);
+		r = err_set(&e, 1, "unsupported builtin builder " Q_ARG, name);
 	if (r == 0)
 		return 0;
 	dprintf(2, C_RED "error:" C_NORMAL " %s\n", err_msg(&e));

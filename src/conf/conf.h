@@ -38,6 +38,10 @@ struct settings {
 	struct strv extra_platforms, system_features, experimental_features;
 	bool fsync_metadata, auto_optimise_store;
 	char *ssl_cert_file;	  /* "" when not set */
+	/* Of builtin:fetchurl: */
+	struct strv hashed_mirrors;
+	char *netrc_file, *user_agent_suffix; /* netrc_file: "" is <conf_dir>/netrc */
+	uint64_t connect_timeout, stalled_download_timeout, download_attempts; /* seconds */
 	char *build_dir;	  /* "" when not set */
 	char *pre_build_hook, *post_build_hook, *diff_hook; /* programs, or "" */
 	bool run_diff_hook;

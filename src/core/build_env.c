@@ -2,6 +2,8 @@
  * (derivation-builder.cc, initEnv, 2.34): builders in the wild depend on it. */
 #include "core/build_env.h"
 
+#include "core/build_builtin.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -460,6 +462,8 @@ int build_env_make(const struct build_env_input *in, struct arena *a, struct bui
 		r = make_environment(in, s.build_dir, &rw, a, &s, e);
 	if (r == 0)
 		r = make_binds(in, a, &s, e);
+	if (r == 0)
+		r = build_builtin(in, a, &s, e);
 	if (r == 0)
 		*ret = s;
 	return r;

@@ -35,6 +35,8 @@ struct build_env_input {
 	bool trusted;		/* somebody in 'trusted-users' asked for it */
 	const char *net_helper; /* of network.h; for builds that may use the network */
 	const char *ca_file;	/* may be NULL or empty */
+	const char *fetcher;	/* path of airplant-fetch */
+	const char *netrc_file; /* its passwords; may not exist */
 	/* The daemon's own environment, for impureEnvVars; NULL when unset. */
 	const char *(*get_env)(const char *name);
 };

@@ -152,7 +152,11 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 
 	in.net_helper = network_helper(job->settings, &run->arena, getenv("PATH"));
 	in.ca_file = network_ca_file(job->settings, &run->arena, in.get_env);
-	if (!in.net_helper || !in.ca_file)
+	in.fetcher = arena_printf(&run->arena, "%s/airplant-fetch", core->libexec_dir);
+	in.netrc_file = *job->settings->netrc_file
+				? job->settings->netrc_file
+				: arena_printf(&run->arena, "%s/netrc", core->conf_dir);
+	if (!in.net_helper || !in.ca_file || !in.fetcher || !in.netrc_file)
 		return err_errno(e, -ENOMEM, "starting a build");
 	place_flush(core->place); /* inputs may have been built a moment ago */
 	r = build_inputs_load(core->db, core->store_dir, run->drv_base, job->drv, job->opts,

@@ -62,6 +62,8 @@ struct build_start {
 	char *platform;
 	char *builder;		  /* absolute path, or "builtin:…" */
 	struct strv args;	  /* without argv[0] */
+	struct strv fetch;	  /* the command line of airplant-fetch, which is run in the place of
+				   * two of the builtin builders; empty for others */
 	struct build_pairs env;	  /* complete environment, sorted by name */
 	struct build_pairs files; /* written into the build's top directory before it starts */
 	struct strv inputs;	  /* base names of the whole input closure */
