@@ -107,6 +107,8 @@ static int become_pasta(struct build *b, int sock, int out, struct err *e)
 	r = check_tun(e);
 	if (r == 0)
 		r = cut_capabilities();
+	if (r == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		r = -errno;
 	if (r == 0 && (chdir("/") < 0 || setsid() < 0))
 		r = -errno;
 	if (r == 0)

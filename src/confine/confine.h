@@ -22,6 +22,8 @@ enum confine_profile {
 	CONFINE_CORE_SUBID, /* as CORE where newuidmap is used: it is set-user-ID, so no_new_privs
 			     * and with it the filter must be done without */
 	CONFINE_CLEANER, /* deletes in the one directory it still has; cannot make a file */
+	CONFINE_PORTER,	 /* starts sessions, in their jail already: one program, one kind of clone */
+	CONFINE_DELETER, /* the core's child that deletes: in the directory that is its fd 3 */
 };
 
 /* Seals the calling process for good: not dumpable (except where `keep_dumpable`), no_new_privs,

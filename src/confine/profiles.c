@@ -110,6 +110,12 @@ static const struct call delete_trees[] = {
 /* rm_tree.c tries them where a directory forbids something to its owner; a capability does that. */
 static const struct call change_modes[] = { CALL("chmod"), CALL("fchmodat"), CALL("fchmodat2"), END };
 
+/* The same for a process that has none: modes that open a directory to its owner. */
+#define OWNERS(name, arg) LACKS(name, arg, 07077)
+static const struct call owners_modes[] = {
+	OWNERS("chmod", 1), OWNERS("fchmodat", 2), OWNERS("fchmodat2", 2), END,
+};
+
 /* What libraries ask about the machine; a limit may be read, not set. */
 static const struct call machine[] = {
 	CALL("uname"), CALL("sysinfo"), CALL("sched_getaffinity"), CALL("getrusage"),
@@ -133,6 +139,22 @@ static const struct call take_over[] = {
 	CALL("linkat"), CALL("listxattr"), CALL("llistxattr"), CALL("flistxattr"),
 	CALL("getxattr"), CALL("lgetxattr"), CALL("fgetxattr"),
 	CALL("removexattr"), CALL("lremovexattr"), CALL("fremovexattr"), END,
+};
+
+/* What it takes to become a session: one clone that ends in an execve (the porter's own flags, not
+ * one more), the view as root directory, no capability; then the start of the C library, and the
+ * session's own seal. The session's own filter takes all of it away again. */
+static const struct call start_sessions[] = {
+	CALL("open_tree"), CALL("execveat"), CALL("chroot"), CALL("chdir"), CALL("capset"),
+	CALL("dup2"), CALL("close"), CALL("recvmsg"), CALL("sendmsg"),
+	{ "clone", 1, { { 0, ~0ULL, CLONE_VM | CLONE_VFORK | CLONE_PARENT | CLONE_PIDFD | SIGCHLD } } },
+	IS("prctl", 0, PR_SET_PDEATHSIG), IS("prctl", 0, PR_SET_DUMPABLE),
+	IS("prctl", 0, PR_SET_NO_NEW_PRIVS), IS("prctl", 0, PR_CAP_AMBIENT),
+	CALL("mmap"), CALL("mprotect"), CALL("arch_prctl"), CALL("set_tid_address"),
+	CALL("set_robust_list"), CALL("prlimit64"), CALL("setrlimit"), CALL("getrlimit"),
+	CALL("landlock_create_ruleset"), CALL("landlock_add_rule"),
+	CALL("landlock_restrict_self"), CALL("seccomp"),
+	END,
 };
 
 /* Its one child, by pidfd. Signals by number (kill, tgkill) stay forbidden. */
@@ -191,15 +213,21 @@ static const struct call io_uring[] = {
 /* clang-format on */
 
 #define CAP(name) (1ULL << CAP_##name)
+#define JAIL	  (CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
 
 /* ---------------------------------------------------------------------------------------------
  * The table. No process below may execute a program, create a process or a socket, attach to
- * another process, mount, or change its ids, unless its line says otherwise.
+ * another process, mount, or change its ids, unless its line says otherwise. Each calls
+ * confine_seal() before it reads a foreign byte, and that looks at what it has done; builders, in
+ * builder.c, are looked at by privileges_check(). test_seals.py compares this table with what the
+ * kernel says of running processes.
  * --------------------------------------------------------------------------------------------- */
 const struct profile confine_profiles[N_PROFILES] = {
 	/* Reads what clients send. Its jail shows the store and the database read-only. */
 	[CONFINE_SESSION] = {
 		.process = "airplant-session",
+		.starter = "airplant-porter",
+		.namespaces = JAIL,
 		.places = { { .path = "/" }, { .fd = 4 /* its spool */, .work = true } },
 		.n_places = 2,
 		.otherwise = ANSWER_KILL,
@@ -217,6 +245,8 @@ const struct profile confine_profiles[N_PROFILES] = {
 	/* Reads what a builder leaves behind. The capabilities count in its own namespace alone. */
 	[CONFINE_SUPERVISOR] = {
 		.process = "airplant-build",
+		.starter = "airplantd",
+		.namespaces = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET, /* a spare has more */
 		.caps = CAP(CHOWN) | CAP(FOWNER) | CAP(DAC_OVERRIDE) | CAP(DAC_READ_SEARCH) |
 			CAP(KILL),
 		.places = { { .path = "/" /* the scratch */, .work = true },
@@ -289,13 +319,52 @@ const struct profile confine_profiles[N_PROFILES] = {
 	/* Reads names that a build left behind, and deletes them. */
 	[CONFINE_CLEANER] = {
 		.process = "airplant-build clean",
+		.starter = "airplantd",
+		.namespaces = JAIL | CLONE_NEWCGROUP,
 		.caps = CAP(FOWNER) | CAP(DAC_OVERRIDE),
+		.places = { { .path = "/" /* the directory */, .work = true } },
+		.n_places = 1,
 		.otherwise = ANSWER_KILL,
 		.rules = {
 			{ ANSWER_ALLOW, own_memory },
 			{ ANSWER_ALLOW, look_at_self },
 			{ ANSWER_ALLOW, delete_trees },
 			{ EPERM, change_modes },
+			{ ENOTTY, terminals },
+		},
+	},
+	/* Hears of sessions from the core, by names of spools. A session has this filter as well,
+	 * so it allows what one does. The capabilities count in the jail's namespace alone. */
+	[CONFINE_PORTER] = {
+		.process = "airplant-porter",
+		.starter = "airplantd",
+		.namespaces = JAIL,
+		.caps = CAP(SYS_ADMIN) | CAP(SYS_CHROOT),
+		.passes_no_caps_on = true,
+		.otherwise = ANSWER_KILL,
+		.rules = {
+			{ ANSWER_ALLOW, own_memory },
+			{ ANSWER_ALLOW, look_at_self },
+			{ ANSWER_ALLOW, machine },
+			{ ANSWER_ALLOW, open_files },
+			{ ANSWER_ALLOW, file_tree },
+			{ ANSWER_ALLOW, plain_modes },
+			{ ANSWER_ALLOW, start_sessions },
+			{ ENOTTY, terminals },
+		},
+	},
+	/* A child of the core that reads and removes names which clients and builders chose. */
+	[CONFINE_DELETER] = {
+		.process = "airplantd (deleting)",
+		.starter = "airplantd",
+		.places = { { .fd = 3, .work = true } },
+		.n_places = 1,
+		.otherwise = ANSWER_KILL,
+		.rules = {
+			{ ANSWER_ALLOW, own_memory },
+			{ ANSWER_ALLOW, look_at_self },
+			{ ANSWER_ALLOW, delete_trees },
+			{ ANSWER_ALLOW, owners_modes },
 			{ ENOTTY, terminals },
 		},
 	},

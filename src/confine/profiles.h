@@ -19,8 +19,10 @@ struct call {
 	const char *name; /* as libseccomp spells it */
 	uint8_t n_conds;
 	struct cond conds[2];
-	/* And, where `none_of.n` is not 0: argument `other`, an int, is none of these values. */
+	/* And, where `none_of.n` is not 0: argument `other`, an int or a pointer, is none of these
+	 * values. */
 	uint8_t other;
+	bool is_pointer;
 	struct {
 		uint8_t n;
 		uint32_t v[6];
@@ -35,7 +37,8 @@ struct numbers {
 };
 
 /* What the kernel answers. An errno stands for itself. */
-enum { ANSWER_ALLOW = 0, ANSWER_KILL = -1 };
+/* NOTHING_DONE: success, without effect. */
+enum { ANSWER_ALLOW = 0, ANSWER_KILL = -1, ANSWER_NOTHING_DONE = -2 };
 
 struct rule {
 	int answer;
@@ -54,7 +57,9 @@ struct place {
 
 struct profile {
 	const char *process;
+	const char *starter; /* of ours: its filter is inherited, this one comes on top */
 	uint64_t caps; /* kept: effective and permitted; the bounding set is cut to them */
+	bool passes_no_caps_on; /* the bounding set is cut to nothing */
 	bool dumpable;
 	bool privileged_children; /* children may gain privilege by exec: no no_new_privs, no locked
 				   * bits, no cut bounding set, and hence no filter */
@@ -62,6 +67,9 @@ struct profile {
 	struct place places[PLACES_MAX];
 	size_t n_places;
 	bool signals;	     /* may signal processes outside of the wall */
+	/* CLONE_NEW*: those it has made, or was born in, before it seals itself; all others are the
+	 * machine's. Nothing applies this: test_seals.py holds running processes against it. */
+	unsigned int namespaces;
 	bool foreign_arches; /* the filter also speaks for the machine's 32-bit ABIs */
 	int otherwise;	     /* the answer to calls without a rule */
 	struct rule rules[PROFILE_RULES_MAX]; /* ends with NULL calls */
@@ -73,7 +81,7 @@ struct profile {
 /* wall.c; under no_new_privs. */
 int confine_wall(const struct profile *p, struct err *e);
 
-enum { N_PROFILES = CONFINE_CLEANER + 1, N_BUILDERS = CONFINE_BUILDER_RANGE + 1 };
+enum { N_PROFILES = CONFINE_DELETER + 1, N_BUILDERS = CONFINE_BUILDER_RANGE + 1 };
 
 extern const struct profile confine_profiles[N_PROFILES];
 extern const struct profile confine_builders[N_BUILDERS];

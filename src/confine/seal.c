@@ -7,6 +7,7 @@
 #include <linux/securebits.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -42,6 +43,11 @@ static int set_caps(uint64_t permitted)
 	};
 
 	return syscall(SYS_capset, &h, d) < 0 ? -errno : 0;
+}
+
+static uint64_t may_pass_on(const struct profile *p)
+{
+	return p->passes_no_caps_on ? 0 : p->caps;
 }
 
 /* Whoever lacks CAP_SETPCAP can neither cut the bounding set nor lock the securebits, and does
@@ -87,7 +93,7 @@ static int seal_caps(const struct profile *p, bool *ret_bounded, struct err *e)
 		r = set_caps(permitted); /* makes CAP_SETPCAP effective */
 		if (r < 0)
 			return err_errno(e, r, "cannot raise the capabilities of %s", p->process);
-		r = cut_bounding_set(p->caps, e);
+		r = cut_bounding_set(may_pass_on(p), e);
 		if (r < 0)
 			return r;
 	}
@@ -115,7 +121,7 @@ static int verify(const struct profile *p, bool bounded, struct err *e)
 
 		if (in_bounding < 0)
 			break;
-		if (in_bounding != !!(p->caps & (1ULL << cap)))
+		if (in_bounding != !!(may_pass_on(p) & (1ULL << cap)))
 			return err_set(e, -EPERM, "%s is not sealed: wrong bounding set",
 				       p->process);
 	}
@@ -130,15 +136,29 @@ static int verify(const struct profile *p, bool bounded, struct err *e)
 	return 0;
 }
 
+/* Nobody reads its memory, and no dump of it is written either, should the first be undone. The
+ * hard limit stays: the core's children give it to builders, who have upstream's. */
+static int keep_memory(const struct profile *p, struct err *e)
+{
+	struct rlimit core;
+
+	if (prctl(PR_SET_DUMPABLE, p->dumpable ? 1 : 0, 0, 0, 0) < 0)
+		return err_errno(e, -errno, "cannot make %s undumpable", p->process);
+	if (getrlimit(RLIMIT_CORE, &core) < 0)
+		return err_errno(e, -errno, "cannot read the limit of core dumps");
+	core.rlim_cur = 0;
+	if (setrlimit(RLIMIT_CORE, &core) < 0)
+		return err_errno(e, -errno, "cannot forbid core dumps to %s", p->process);
+	return 0;
+}
+
 int confine_seal(enum confine_profile profile, struct err *e)
 {
 	const struct profile *p = &confine_profiles[profile];
 	bool bounded = false;
-	int r;
+	int r = keep_memory(p, e);
 
-	if (prctl(PR_SET_DUMPABLE, p->dumpable ? 1 : 0, 0, 0, 0) < 0)
-		return err_errno(e, -errno, "cannot make %s undumpable", p->process);
-	r = seal_caps(p, &bounded, e);
+	r = r ? r : seal_caps(p, &bounded, e);
 	if (r < 0)
 		return r;
 	if (!p->privileged_children) {

@@ -10,6 +10,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/size.h"
+#include "confine/confine.h"
 #include "core/gc_int.h"
 #include "core/process.h"
 
@@ -42,16 +43,31 @@ bool gc_links_any(const struct gc *gc)
 	return any;
 }
 
+/* In the child. Nothing but the directory is in its reach from here on: it becomes fd 3. */
+static int retreat(int dir, int *out)
+{
+	_cleanup_err_ struct err e = {};
+	int fd = fcntl(*out, F_DUPFD_CLOEXEC, 4);
+
+	if (fd < 0 || dup2(dir, 3) < 0)
+		return -errno;
+	*out = fd;
+	if (confine_seal(CONFINE_DELETER, &e) == 0)
+		return 0;
+	log_error("unused links cannot be looked for: %s", err_msg(&e));
+	return -EPERM;
+}
+
 /* In the child. Somebody may link to a file just when its name here goes: he has his file. */
 static int look_through(void *ctx)
 {
-	const struct look *l = ctx;
+	struct look *l = ctx;
 	struct saved s = {};
 	DIR *d = opendir(l->path);
 	struct dirent *de;
 	struct stat st;
 
-	if (!d)
+	if (!d || retreat(dirfd(d), &l->out) < 0)
 		return 1;
 	while ((de = readdir(d))) {
 		if (!strcmp(de->d_name, ".") || !strcmp(de->d_name, "..") ||

@@ -9,8 +9,6 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
-#include <linux/securebits.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -18,7 +16,6 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -211,26 +208,17 @@ static void keep_three_fds(struct helper *h)
 		fail(h, "closing file descriptors");
 }
 
-/* What every session inherits: an empty bounding set, and no way back. The porter itself keeps
- * what it takes to show a spool and to change the root. */
-static void drop_privileges(const struct helper *h)
+/* Every session inherits this: an empty bounding set, and no way back. The porter itself keeps what
+ * it takes to show a spool and to change the root. */
+static void seal(const struct helper *h)
 {
-	struct __user_cap_header_struct hdr = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct d[2] = {};
+	struct err e = {};
+	int r = confine_seal(CONFINE_PORTER, &e);
 
-	for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
-		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
-			fail(h, "emptying the bounding set");
-	if (prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP |
-					     SECBIT_NO_SETUID_FIXUP_LOCKED |
-					     SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
-					     SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED) < 0)
-		fail(h, "locking the securebits");
-	d[0].permitted = d[0].effective = 1U << CAP_SYS_ADMIN | 1U << CAP_SYS_CHROOT;
-	if (syscall(SYS_capset, &hdr, d) < 0)
-		fail(h, "dropping capabilities");
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
-		fail(h, "giving up privileges");
+	if (r < 0) {
+		errno = -r;
+		fail(h, "%s", err_msg(&e));
+	}
 	/* The change of capabilities has undone it. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != h->parent)
 		_exit(1);
@@ -239,16 +227,12 @@ static void drop_privileges(const struct helper *h)
 /* Tells "ready" by an empty line. */
 _noreturn_ static void helper_main(struct helper *h)
 {
-	const struct rlimit no_core = { 0, 0 };
-
 	keep_three_fds(h);
 	enter_namespaces(h);
 	build_root(h);
 	(void)close_range(PORTER_FIRST_FREE, ~0U, 0); /* trees that are mounted now */
-	drop_privileges(h);
 	(void)prctl(PR_SET_NAME, "airplant-porter");
-	if (setrlimit(RLIMIT_CORE, &no_core) < 0)
-		fail(h, "forbidding core dumps");
+	seal(h);
 	if (write_full(h->report, "\n", 1) < 0)
 		_exit(1);
 	porter_serve(h->parent);

@@ -12,6 +12,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/rm_tree.h"
+#include "confine/confine.h"
 #include "core/core.h"
 #include "core/process.h"
 
@@ -117,16 +118,21 @@ static int delete_one(struct trash *t, const char *name)
 	return r;
 }
 
-/* In the child. Whole trees go; what cannot go is tried again later. */
+/* In the child, whose fd 3 the trash is. Whole trees go; what cannot go is tried again later. */
 static int delete_all(void *ctx)
 {
 	struct trash *t = ctx;
 	_cleanup_close_ int fd = -1;
+	_cleanup_err_ struct err e = {};
 	struct dirent *de;
 	bool failed = false, any;
 	DIR *d;
 
 	(void)setpriority(PRIO_PROCESS, 0, 10); /* deleting may take its time */
+	if (confine_seal(CONFINE_DELETER, &e) < 0) {
+		log_error("the trash cannot be emptied: %s", err_msg(&e));
+		return 1;
+	}
 	fd = openat(t->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	d = fd < 0 ? NULL : fdopendir(fd);
 	if (!d)
