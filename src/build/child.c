@@ -174,7 +174,7 @@ static void reset_process(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	umask(022);
 	if (getrlimit(RLIMIT_CORE, &core) == 0) {
-		core.rlim_cur = 0;
+		core.rlim_cur = core.rlim_max ? 1 : 0; /* see core_limit in confine/builder.c */
 		(void)setrlimit(RLIMIT_CORE, &core);
 	}
 }

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "base/macro.h"
-#include "confine/profiles.h"
+#include "confine/rules.h"
 
 static uint32_t action(int answer)
 {
@@ -21,6 +21,8 @@ static uint32_t action(int answer)
 		return SCMP_ACT_ALLOW;
 	if (answer == ANSWER_KILL)
 		return SCMP_ACT_KILL_PROCESS;
+	if (answer == ANSWER_NOTHING_DONE)
+		return SCMP_ACT_ERRNO(0);
 	return SCMP_ACT_ERRNO((uint32_t)answer);
 }
 
@@ -37,10 +39,10 @@ static void add_rule(scmp_filter_ctx ctx, const struct profile *p, int answer, c
 		errx(1, "%s: rule for '%s': %s", p->process, c->name, strerror(-r));
 }
 
-static bool any_begins(const struct call *c, unsigned int bit, uint32_t begin)
+static bool any_begins(const struct call *c, unsigned int bit, uint64_t begin)
 {
 	for (unsigned int i = 0; i < c->none_of.n; i++)
-		if (c->none_of.v[i] >> bit == begin)
+		if ((uint64_t)c->none_of.v[i] >> bit == begin)
 			return true;
 	return false;
 }
@@ -50,15 +52,15 @@ static bool any_begins(const struct call *c, unsigned int bit, uint32_t begin)
 static void add_none_of(scmp_filter_ctx ctx, const struct profile *p, int answer,
 			const struct call *c, struct scmp_arg_cmp *cmp, unsigned int n)
 {
-	for (unsigned int bit = 32; bit-- > 0;) {
-		uint32_t mask = ~0U << bit;
+	for (unsigned int bit = c->is_pointer ? 64 : 32; bit-- > 0;) {
+		uint64_t mask = (c->is_pointer ? ~0ULL : INT) & ~0ULL << bit;
 
 		for (unsigned int i = 0; i < c->none_of.n; i++) {
-			uint32_t begin = c->none_of.v[i] >> bit ^ 1;
+			uint64_t begin = (uint64_t)c->none_of.v[i] >> bit ^ 1;
 			bool seen = any_begins(c, bit, begin);
 
 			for (unsigned int j = 0; j < i; j++)
-				seen |= (c->none_of.v[j] >> bit ^ 1) == begin;
+				seen |= ((uint64_t)c->none_of.v[j] >> bit ^ 1) == begin;
 			if (seen)
 				continue;
 			cmp[n] = SCMP_CMP64(c->other, SCMP_CMP_MASKED_EQ, mask, begin << bit);
