@@ -273,6 +273,12 @@ void interests_drop_all(struct request *r)
 	while (r->interests) {
 		struct goal *g = r->interests->goal;
 
+		if (g->counted) {
+			r->progress.expected--;
+			r->progress_due = true;
+		}
+		if (g->state == GOAL_RUNNING)
+			r->progress.running--;
 		interest_free(r->interests);
 		goal_left(g, r);
 	}
@@ -364,6 +370,19 @@ static void step_done(struct request *r, struct target *t, bool ok, const char *
 	target_done(r, t, DEPENDENCY_FAILED, text ? text : "out of memory");
 }
 
+/* As upstream counts: what failed, or need not be built any more, is not expected either, and a
+ * goal whose dependency failed has not failed itself. */
+static void count_done(struct request *r, bool ok, uint64_t status)
+{
+	if (ok && status == BUILT)
+		r->progress.done++;
+	else
+		r->progress.expected--;
+	if (!ok && status != DEPENDENCY_FAILED)
+		r->progress.failed++;
+	r->progress_due = true;
+}
+
 /* The goal is over for one request, whose interest ends. `alone`: others still wait for it, so that
  * no goal above it can fail for this request's sake; the request is over, keep-going or not. */
 static void interest_done(struct interest *i, bool was_running, bool ok, uint64_t status,
@@ -391,13 +410,8 @@ static void interest_done(struct interest *i, bool was_running, bool ok, uint64_
 	interest_free(i);
 	if (was_running)
 		r->progress.running--;
-	if (g->counted) {
-		if (ok)
-			r->progress.done++;
-		else
-			r->progress.failed++;
-		r->progress_due = true;
-	}
+	if (g->counted)
+		count_done(r, ok, status);
 	if (ok || r->over)
 		return;
 	if (!is_target)

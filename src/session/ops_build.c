@@ -25,9 +25,9 @@ static int get_request(struct session *s, struct build *b, struct err *e)
 
 static int send_request(struct session *s, struct build *b, struct err *e)
 {
-	struct session_build msg = {
-		.mode = b->mode, .with_results = b->with_results, .drv = b->drv
-	};
+	struct session_build msg = { .mode = b->mode,
+				     .with_results = b->with_results,
+				     .drv = b->drv };
 
 	for (size_t i = 0; i < b->targets.n; i++) {
 		char *t = derived_path_base(&s->arena, &b->targets.v[i]);
@@ -72,6 +72,12 @@ static void put_progress(struct session *s, struct build *b, const struct sessio
 
 	wire_put_result(&s->out, s->version, b->act_builds, RES_PROGRESS, builds, 4);
 	wire_put_result(&s->out, s->version, b->act_copies, RES_PROGRESS, copies, 4);
+	/* Bytes of downloads and copies: none, as long as nothing is substituted. */
+	for (size_t i = 0; i < 2; i++) {
+		struct wire_field expected[] = { { .num = i ? ACT_COPY_PATH : ACT_FILE_TRANSFER },
+						 {} };
+		wire_put_result(&s->out, s->version, b->act_realise, RES_SET_EXPECTED, expected, 2);
+	}
 }
 
 static int build_event(struct session *s, struct build *b, struct msg *m)
