@@ -66,7 +66,7 @@ static int check_signature(const struct core *core, const struct path_info *info
 		       core->store_dir, info->path.base);
 }
 
-/* Whole trees are the session's work; its system call filter keeps set-user-ID bits out of them.
+/* Whole trees are the work of sessions and supervisors, whose filters keep set-user-ID bits out.
  * One look at the top costs nothing. */
 static bool is_store_object(const struct core *core, const struct stat *st)
 {
@@ -84,8 +84,8 @@ static bool is_store_object(const struct core *core, const struct stat *st)
 	}
 }
 
-static int look_at_top(const struct core *core, const struct staged *s, bool foreign,
-		       mode_t *ret_mode, struct err *e)
+static int look_at_top(const struct core *core, const struct staged *s, mode_t *ret_mode,
+		       struct err *e)
 {
 	struct stat st;
 
@@ -93,7 +93,7 @@ static int look_at_top(const struct core *core, const struct staged *s, bool for
 		return err_errno(e, -errno, "looking at what was staged for '%s/%s'",
 				 core->store_dir, s->info.path.base);
 	*ret_mode = st.st_mode;
-	if (!foreign || is_store_object(core, &st))
+	if (is_store_object(core, &st))
 		return 0;
 	return err_set(e, PATH_BAD, "what was staged for '%s/%s' is not a store object",
 		       core->store_dir, s->info.path.base);
@@ -139,7 +139,7 @@ int place_check(struct place *p, const struct staged *s, unsigned int flags, str
 	}
 	if (!strncmp(reg->info.ca, "fixed:git:", 10) && !has_feature(core, "git-hashing"))
 		return feature_missing(e, PATH_BAD, "git-hashing", NULL);
-	r = look_at_top(core, s, flags & PLACE_FOREIGN, ret_mode, e);
+	r = look_at_top(core, s, ret_mode, e);
 	if (r != 0)
 		return r;
 	if (!(flags & PLACE_FOREIGN) && reg->info.ultimate) {

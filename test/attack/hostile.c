@@ -163,7 +163,8 @@ static int listener_of_supervisor(void)
 
 int main(int argc, char **argv)
 {
-	(void)argc;
+	if (argc > 2)
+		return 0; /* a cleaner: of no use to anybody here */
 	from = strstr(argv[0], "session") ? client_of_session() : listener_of_supervisor();
 	serve();
 }
