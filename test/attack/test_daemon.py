@@ -4,9 +4,8 @@ broker, the tracer, other users and the machine; and what a process of the same 
 The broker's rules are in test/boundary/test_ids.py, the tracer's answers in test/boundary/test_roots.py. Seen red without
 the defence named:
 
-    base/seal.c: PR_SET_DUMPABLE (and verify)                test_neighbours_of_the_same_user
-    ids: the broker's own real and saved uid                 test_other_processes[broker]
-    serve: SO_PEERCRED of who asks the tracer                test_links_of_privileged_helpers_do_not_listen_to_others
+    confine/seal.c: PR_SET_DUMPABLE (and verify)             test_neighbours_of_the_same_user, test_other_processes[broker]
+    roots/main.c: SO_PEERCRED of who asks the tracer         test_privileged_helpers_do_not_listen_to_others
 """
 import ctypes
 import errno
@@ -319,7 +318,7 @@ def harmless(pid):
         os.kill = kill
 
 
-def test_links_of_privileged_helpers_do_not_listen_to_others(daemon):
+def test_privileged_helpers_do_not_listen_to_others(daemon):
     """Neither socket answers anybody but the daemon's user, the superuser's other services included."""
     for user in (ALICE, BROKER, TRACER):
         def knock():

@@ -3,7 +3,10 @@
 It is told nothing about other builds and has no way to them; so this is about what it says: messages, outputs,
 descriptors. Seen red without the defence named:
 
-    place_check.c: is_store_object, of outputs too           test_forged_outputs[9, 10, 11]
+    place_check.c: is_store_object, of outputs too           test_forged_outputs[9], [10], [11]
+    build_stage.c: references to what it was given alone     test_forged_outputs[6]
+    build_run.c: is_pidfd; ids are given once                test_messages
+    build_run.c: results that are not a supervisor's         test_the_end_twice
 """
 import hashlib
 import os
