@@ -29,12 +29,23 @@ struct rm {
 	bool progress; /* in this pass something was deleted or moved */
 	bool again;    /* something is left that the next pass may delete */
 	bool full;     /* the disk was, for a moment: what was deleted since made room */
+	bool over;     /* given up */
+	unsigned long asked;
 	struct rm_report *report;
 };
 
 static bool is_dots(const char *name)
 {
 	return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]));
+}
+
+static bool is_over(struct rm *rm)
+{
+	const struct rm_report *rep = rm->report;
+
+	if (!rm->over && rep->give_up && ++rm->asked % 256 == 0)
+		rm->over = rep->give_up(rep->ctx);
+	return rm->over;
 }
 
 static int look(int fd, uint64_t *ret_mount, mode_t *ret_mode)
@@ -173,7 +184,7 @@ static void empty_dir(struct rm *rm, const char *name)
 		close(fd);
 		return;
 	}
-	while ((de = readdir(dir)))
+	while (!is_over(rm) && (de = readdir(dir)))
 		if (!is_dots(de->d_name) && !remove_plain(rm, dirfd(dir), de->d_name))
 			move_up(rm, dirfd(dir), de->d_name);
 	closedir(dir);
@@ -205,7 +216,7 @@ static int one_pass(struct rm *rm)
 	}
 	rm->again = rm->progress = rm->full = false;
 	rm->report->failed = rm->report->foreign = 0;
-	while ((de = readdir(dir)))
+	while (!is_over(rm) && (de = readdir(dir)))
 		if (!is_dots(de->d_name) && !remove_plain(rm, rm->top, de->d_name))
 			empty_dir(rm, de->d_name);
 	closedir(dir);
@@ -223,9 +234,9 @@ int rm_contents(int dirfd, struct rm_report *report)
 	/* Ends: a pass follows only one that has deleted or moved something. */
 	do
 		r = one_pass(&rm);
-	while (r == 0 && (rm.again || (rm.full && rm.progress)));
-	if (r < 0)
-		return r;
+	while (r == 0 && !rm.over && (rm.again || (rm.full && rm.progress)));
+	if (r < 0 || rm.over)
+		return r < 0 ? r : -ECANCELED;
 	return report->failed ? report->error : report->foreign ? -EPERM : 0;
 }
 

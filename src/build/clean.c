@@ -15,18 +15,23 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/rm_tree.h"
 #include "build/supervisor.h"
 #include "confine/confine.h"
 
 enum { ARENA_MAX = 64 << 10, OVERFLOW_ID = 65534 };
+/* So long it may take while a process runs under an id of the slot, which none should. */
+#define ALIVE_USEC (10ULL * 1000 * 1000)
 
 struct cleaner {
 	struct arena arena;
 	struct build_ids ids;
 	int lease_fd; /* held until the end */
 	int top;
+	uint64_t look_usec; /* when to look for processes */
+	uint64_t alive;	    /* the id that one has, or the count of ids */
 };
 
 static bool chan_peer_gone(int fd)
@@ -89,15 +94,42 @@ static int enter(struct cleaner *c, const char *dir, struct err *e)
 	return confine_seal(CONFINE_CLEANER, e);
 }
 
+/* No builder is left. But whoever has an id of the slot, from wherever, could make names as fast as
+ * they are deleted. The kernel looks an id up in a hash: that takes it no time. */
+static bool is_hindered(void *ctx)
+{
+	struct cleaner *c = ctx;
+
+	if (now_usec() < c->look_usec)
+		return false;
+	c->look_usec += ALIVE_USEC;
+	for (c->alive = 0; c->alive < c->ids.count; c->alive++) {
+		errno = 0;
+		if (getpriority(PRIO_USER, (id_t)c->alive) != -1 || errno != ESRCH)
+			return true;
+	}
+	return false;
+}
+
 /* Files of other slots may lie beside this one's: they show as the overflow id, and are not our
  * business. Where the slot has so many ids that one of them may be that number, they count as
  * failures: then it is tried again when the others are gone. */
 static int delete_all(struct cleaner *c, struct err *e)
 {
 	struct rm_report rep = { .foreign_uid =
-					 c->ids.count > OVERFLOW_ID ? (uid_t)-1 : OVERFLOW_ID };
-	int r = rm_contents(c->top, &rep);
+					 c->ids.count > OVERFLOW_ID ? (uid_t)-1 : OVERFLOW_ID,
+				 .give_up = is_hindered,
+				 .ctx = c };
+	int r;
 
+	c->look_usec = now_usec() + ALIVE_USEC;
+	r = rm_contents(c->top, &rep);
+	if (r == -ECANCELED)
+		return err_set(
+			e, -EBUSY,
+			"a process runs as its uid %llu, and deleting takes longer than %llu "
+			"seconds",
+			(unsigned long long)(c->ids.host_base + c->alive), ALIVE_USEC / 1000000);
 	if (rep.failed == 0 && rep.foreign > 0)
 		return c->ids.count ? 0
 				    : err_set(e, -EPERM,

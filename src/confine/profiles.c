@@ -104,6 +104,7 @@ static const struct call delete_trees[] = {
 	CALL("renameat2"), CALL("lseek"), CALL("close"), CALL("write"), CALL("writev"),
 	LACKS("openat", 2, O_CREAT | (O_TMPFILE & ~O_DIRECTORY) | O_WRONLY | O_RDWR),
 	IS("fcntl", 1, F_GETFL), IS("fcntl", 1, F_SETFD), IS("sendmsg", 0, 3),
+	IS("getpriority", 0, PRIO_USER),
 	END,
 };
 

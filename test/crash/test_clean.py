@@ -147,3 +147,42 @@ def test_names_that_change_lead_nowhere(make_daemon):
     daemon.stop()  # it may have given up for a minute: the next one begins at once
     daemon.start()
     wait_for(lambda: is_all_gone(daemon), daemon.daemon_log)
+
+
+FLOODER = r"""
+import os, sys
+os.fchdir(int(sys.argv[1]))
+os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+while True:
+    for i in range(3000):
+        try: os.close(os.open(f"{sys.argv[3]}{i}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except OSError: pass
+"""
+
+
+def test_names_that_do_not_end_cost_one_slot(make_daemon):
+    """A process that got the slot's id from elsewhere makes files as fast as they are deleted. Somebody gives up, and says why."""
+    daemon = make_daemon("broker")
+    client, scratch, supervisor = start(daemon)
+    uid = (scratch / "build/swapped").stat().st_uid
+    fd = os.open(scratch / "build/swapped", os.O_RDONLY | os.O_DIRECTORY)
+    flooders = [subprocess.Popen(["/usr/bin/python3", "-c", FLOODER, str(fd), str(uid), name], pass_fds=[fd])
+                for name in "abc"]
+    try:
+        time.sleep(0.2)
+        os.kill(supervisor, signal.SIGKILL)
+        client.communicate(timeout=30)
+        assert daemon.nix_build('sh "meanwhile" "echo > $out"').returncode == 0
+        wait_for(lambda: f"the slot of uid {uid} cannot be cleaned" in daemon.tail(), daemon.daemon_log, seconds=25)
+        assert f"a process runs as its uid {uid}, and deleting takes longer than" in daemon.tail()
+        assert all(p.poll() is None for p in flooders) and not named(daemon, "airplant-build clean")
+        again = daemon.nix_build('sh "other" "echo other > $out"')
+        assert again.returncode == 0 and f"built as uid {uid} " not in daemon.tail()
+    finally:
+        for p in flooders:
+            p.kill()
+            p.wait()
+        os.close(fd)
+    daemon.stop()
+    daemon.start()
+    wait_for(lambda: is_all_gone(daemon), daemon.daemon_log)
