@@ -18,6 +18,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "helper/helper.h"
 
 enum { MSG_ODD = 1, MSG_END = 2 };
 enum { REQUESTS_PER_SEC = 500 };
@@ -206,19 +207,11 @@ static void on_client(struct broker *b)
 
 static void on_listener(struct broker *b)
 {
-	static bool told; /* once: anybody may connect, and must not be able to fill the log */
-	_cleanup_close_ int fd = accept4(b->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct ucred cred;
-	socklen_t len = sizeof(cred);
+	_cleanup_close_ int fd = helper_accept(b->listener, b->machine.daemon.uid, SOCK_NONBLOCK);
 
 	if (fd < 0)
 		return;
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || len != sizeof(cred) ||
-	    cred.uid != b->machine.daemon.uid) {
-		if (!told)
-			log_warn("a user that is not the daemon's connected; refused");
-		told = true;
-	} else if (b->client >= 0)
+	if (b->client >= 0)
 		log_error("the daemon connected a second time; refused");
 	else
 		b->client = TAKE_FD(fd);

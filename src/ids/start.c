@@ -6,29 +6,16 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <grp.h>
-#include <pwd.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 #include "confine/confine.h"
-
-static int parse_number(const char *text, uint32_t *ret)
-{
-	unsigned long long v;
-	char *end;
-
-	errno = 0;
-	v = strtoull(text, &end, 10);
-	if (errno || end == text || *end || *text == '-' || v > UINT32_MAX)
-		return -EINVAL;
-	*ret = (uint32_t)v;
-	return 0;
-}
+#include "helper/helper.h"
 
 static int parse_options(struct broker *b, int argc, char **argv, struct err *e)
 {
@@ -52,9 +39,9 @@ static int parse_options(struct broker *b, int argc, char **argv, struct err *e)
 		else if (c == 'l')
 			b->locks = optarg;
 		else if (c == 'i')
-			r = parse_number(optarg, &b->block.start);
+			r = helper_number(optarg, &b->block.start);
 		else if (c == 'n')
-			r = parse_number(optarg, &b->block.count);
+			r = helper_number(optarg, &b->block.count);
 		else
 			return err_set(e, -EINVAL, "unknown option");
 		if (r < 0)
@@ -68,33 +55,12 @@ static int parse_options(struct broker *b, int argc, char **argv, struct err *e)
 	return 0;
 }
 
-/* One listening socket from the service manager, as fd 3; every other fd is closed. */
-static int inherited_listener(void)
-{
-	const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
-	uint32_t v, n;
-	int given = pid && fds && parse_number(pid, &v) == 0 && (pid_t)v == getpid() &&
-		    parse_number(fds, &n) == 0 && n == 1;
-	int type;
-	socklen_t len = sizeof(type);
-
-	if (close_range(given ? 4 : 3, ~0U, 0) < 0)
-		return -errno;
-	if (!given)
-		return -1;
-	if (getsockopt(3, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_SEQPACKET ||
-	    fcntl(3, F_SETFD, FD_CLOEXEC) < 0 || fcntl(3, F_SETFL, O_NONBLOCK) < 0)
-		return -1;
-	return 3;
-}
-
 /* Its own user, no foreign groups; the daemon is another user, and neither is root. */
 static int check_identity(struct broker *b, struct err *e)
 {
-	const struct passwd *pw;
-	uint32_t uid;
+	struct identity *daemon = &b->machine.daemon;
 	gid_t groups[32];
-	int n = getgroups(ELEMENTS(groups), groups);
+	int n = getgroups(ELEMENTS(groups), groups), r;
 
 	b->own = (struct identity){ getuid(), getgid() };
 	if (n < 0)
@@ -103,38 +69,19 @@ static int check_identity(struct broker *b, struct err *e)
 		if (groups[i] != b->own.gid)
 			return err_set(e, -EPERM, "airplant-ids must not be in the group %u",
 				       groups[i]);
-	pw = parse_number(b->daemon_user, &uid) == 0 ? getpwuid(uid) : getpwnam(b->daemon_user);
-	if (!pw)
-		return err_set(e, -ENOENT, "there is no user '%s'", b->daemon_user);
-	b->machine.daemon = (struct identity){ pw->pw_uid, pw->pw_gid };
+	r = helper_user(b->daemon_user, &daemon->uid, &daemon->gid, e);
+	if (r < 0)
+		return r;
 	if (b->own.uid == 0 || b->own.gid == 0 || geteuid() != b->own.uid ||
 	    getegid() != b->own.gid)
 		return err_set(e, -EPERM,
 			       "airplant-ids must not run as root: give it a user of its own");
-	if (pw->pw_uid == 0 || pw->pw_gid == 0)
+	if (daemon->uid == 0 || daemon->gid == 0)
 		return err_set(e, -EPERM, "the daemon's user must not be root");
-	if (pw->pw_uid == b->own.uid || pw->pw_gid == b->own.gid)
+	if (daemon->uid == b->own.uid || daemon->gid == b->own.gid)
 		return err_set(e, -EPERM,
 			       "airplant-ids needs a user and a group apart from the daemon's");
 	return 0;
-}
-
-/* Made under another name first: where the socket is, somebody listens. The daemon is another user,
- * so the mode lets all in; who may stay is decided at accept. */
-static int listen_at(const char *path, struct err *e)
-{
-	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-	if (snprintf(sa.sun_path, sizeof(sa.sun_path), "%s.new", path) >= (int)sizeof(sa.sun_path))
-		return err_set(e, -ENAMETOOLONG, "the socket path '%s' is too long", path);
-	(void)unlink(sa.sun_path); /* bind says what is wrong otherwise */
-	umask(0111);
-	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 16) < 0 ||
-	    rename(sa.sun_path, path) < 0)
-		return err_errno(e, -errno, "cannot listen on '%s'", path);
-	umask(0077);
-	return TAKE_FD(fd);
 }
 
 /* The files belong to the broker's own user and group. Once its effective uid is the daemon's, the
@@ -160,9 +107,12 @@ static int open_locks(struct broker *b, struct err *e)
 
 int broker_start(struct broker *b, int argc, char **argv, struct err *e)
 {
-	int r;
+	int r = helper_inherit(SOCK_SEQPACKET, 1);
 
-	b->listener = inherited_listener();
+	if (r < 0)
+		return err_errno(e, r, "cannot take over the socket");
+	if (r > 0)
+		b->listener = 3;
 	/* NSS is asked below; what it may load must not hang on whoever started us. */
 	if (clearenv() != 0)
 		return err_set(e, -ENOMEM, "cannot clear the environment");
@@ -182,7 +132,7 @@ int broker_start(struct broker *b, int argc, char **argv, struct err *e)
 	if (r < 0)
 		return r;
 	if (b->socket) {
-		b->listener = listen_at(b->socket, e);
+		b->listener = helper_listen(b->socket, SOCK_SEQPACKET, e);
 		if (b->listener < 0)
 			return b->listener;
 	}

@@ -17,7 +17,6 @@
 #include <getopt.h>
 #include <linux/landlock.h>
 #include <poll.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,12 +24,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/fd.h"
 #include "base/log.h"
 #include "confine/confine.h"
+#include "helper/helper.h"
 #include "roots/tracer.h"
 
 enum { OWN, UPSTREAM, N_SOCKETS, SEND_TIMEOUT_SEC = 60 };
@@ -89,37 +88,6 @@ static int parse_options(struct service *s, int argc, char **argv, struct err *e
 	return 0;
 }
 
-/* From the service manager: fd 3 our own socket, fd 4 upstream's, if that one is wanted; every
- * other fd is closed. */
-static int inherit(struct service *s)
-{
-	const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
-	int n = pid && fds && atoi(pid) == getpid() ? atoi(fds) : 0, type;
-	socklen_t len = sizeof(type);
-
-	n = n < 0 || n > N_SOCKETS ? 0 : n;
-	for (int i = 0; i < n; i++) {
-		if (getsockopt(3 + i, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM)
-			return -EINVAL;
-		(void)fcntl(3 + i, F_SETFD, FD_CLOEXEC);
-		(void)fcntl(3 + i, F_SETFL, O_NONBLOCK);
-		s->listener[i] = 3 + i;
-	}
-	return close_range(3 + (unsigned int)n, ~0U, 0) < 0 ? -errno : 0;
-}
-
-static int find_user(const char *name, uid_t *ret, struct err *e)
-{
-	char *end;
-	unsigned long v = strtoul(name, &end, 10);
-	const struct passwd *pw = *end ? getpwnam(name) : NULL;
-
-	if (*end && !pw)
-		return err_set(e, -ENOENT, "there is no user '%s'", name);
-	*ret = pw ? pw->pw_uid : (uid_t)v;
-	return 0;
-}
-
 static int check_identity(struct service *s, struct err *e)
 {
 	struct stat st;
@@ -133,7 +101,7 @@ static int check_identity(struct service *s, struct err *e)
 	if (!s->user[UPSTREAM])
 		s->user[UPSTREAM] = s->user[OWN];
 	for (int i = 0; r == 0 && i < N_SOCKETS; i++)
-		r = find_user(s->user[i], &s->peer[i], e);
+		r = helper_user(s->user[i], &s->peer[i], NULL, e);
 	if (r == 0 && (getuid() == 0 || getgid() == 0 || geteuid() != getuid()))
 		return err_set(e, -EPERM,
 			       "airplant-roots must not run as root: give it a user of its own");
@@ -142,24 +110,6 @@ static int check_identity(struct service *s, struct err *e)
 			e, -EPERM,
 			"airplant-roots needs a user apart from the daemon's (or --own-user)");
 	return r;
-}
-
-/* Made under another name first: where the socket is, somebody listens. The mode lets all in; who
- * may stay is decided at accept. */
-static int listen_at(const char *path, struct err *e)
-{
-	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-	if (snprintf(sa.sun_path, sizeof(sa.sun_path), "%s.new", path) >= (int)sizeof(sa.sun_path))
-		return err_set(e, -ENAMETOOLONG, "the socket path '%s' is too long", path);
-	(void)unlink(sa.sun_path); /* bind says what is wrong otherwise */
-	umask(0111);
-	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 16) < 0 ||
-	    rename(sa.sun_path, path) < 0)
-		return err_errno(e, -errno, "cannot listen on '%s'", path);
-	umask(0077);
-	return TAKE_FD(fd);
 }
 
 /* Where the kernel has Landlock, the looker at links can open no file, and list no directory but in
@@ -187,10 +137,13 @@ static int make_rules(struct tracer *t, struct err *e)
 
 static int start(struct service *s, int argc, char **argv, struct err *e)
 {
-	int r = inherit(s);
+	/* Fd 3 is our own socket, fd 4 upstream's, if that one is wanted. */
+	int r = helper_inherit(SOCK_STREAM, N_SOCKETS);
 
 	if (r < 0)
 		return err_errno(e, r, "cannot take over the sockets");
+	for (int i = 0; i < r; i++)
+		s->listener[i] = 3 + i;
 	(void)signal(SIGPIPE, SIG_IGN); /* a client that leaves is an error of write */
 	if (clearenv() != 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return err_set(e, -ENOMEM, "cannot shed what was inherited");
@@ -199,7 +152,7 @@ static int start(struct service *s, int argc, char **argv, struct err *e)
 		r = check_identity(s, e);
 	for (int i = 0; r == 0 && i < N_SOCKETS; i++) {
 		if (s->socket[i])
-			s->listener[i] = r = listen_at(s->socket[i], e);
+			s->listener[i] = r = helper_listen(s->socket[i], SOCK_STREAM, e);
 		r = r < 0 ? r : 0;
 	}
 	if (r == 0)
@@ -211,23 +164,12 @@ static int start(struct service *s, int argc, char **argv, struct err *e)
 
 static void on_connect(const struct service *s, int which)
 {
-	static bool told; /* once: anybody may connect, and must not be able to fill the log */
 	const struct timeval limit = { .tv_sec = SEND_TIMEOUT_SEC };
-	_cleanup_close_ int fd = accept4(s->listener[which], NULL, NULL, SOCK_CLOEXEC);
-	struct ucred cred;
-	socklen_t len = sizeof(cred);
+	_cleanup_close_ int fd = helper_accept(s->listener[which], s->peer[which], 0);
 	int r;
 
-	if (fd < 0)
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
 		return;
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
-	    cred.uid != s->peer[which] ||
-	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0) {
-		if (!told)
-			log_warn("a user that is not the daemon's connected; refused");
-		told = true;
-		return;
-	}
 	r = serve(&s->t, fd, which == UPSTREAM);
 	if (r < 0)
 		log_warn("the daemon did not take the answer: %s", strerror(-r));
