@@ -28,7 +28,7 @@
 /* Frames of a child that never returns would leave their marks on the stack it leaves behind. */
 #define _on_borrowed_stack_ __attribute__((no_sanitize("address")))
 
-enum { NAME_SIZE = 40, VIEWS_MAX = 64, REPLY_MAX = 4096 };
+enum { NAME_SIZE = 40, REPLY_MAX = 4096 };
 
 /* One message each way. A request brings the session's channel, an answer the child's pidfd. */
 struct request {
@@ -37,13 +37,6 @@ struct request {
 struct answer {
 	int32_t pid, error; /* error: errno, with `failed` */
 	char failed[64];
-};
-
-/* Detached mounts of spool directories: ".." cannot leave one, and it outlives the change of root.
- * To make one waits for all CPUs, so they are kept: the core uses its directories again. */
-struct view {
-	char name[NAME_SIZE];
-	int fd;
 };
 
 struct entrant {
@@ -91,38 +84,27 @@ _on_borrowed_stack_ static int enter(void *arg)
 	return give_up(en, "executing the session program");
 }
 
-/* The view of a spool directory, from the kept ones or made; the oldest gives way. */
-static int view_of(struct view views[static VIEWS_MAX], const char *name)
+/* The view of a spool directory: a detached mount, which ".." cannot leave, and which outlives the
+ * change of root. It goes with the session's last fd. */
+static int view_of(const char *name)
 {
-	static size_t next;
-	struct view *v = &views[next];
 	char path[64];
 	int fd;
 
-	for (size_t i = 0; i < VIEWS_MAX; i++)
-		if (views[i].fd >= 0 && !strcmp(views[i].name, name))
-			return views[i].fd;
 	snprintf(path, sizeof(path), "/spool/%s", name);
 	fd = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	close_fdp(&v->fd);
-	snprintf(v->name, sizeof(v->name), "%s", name);
-	v->fd = fd;
-	next = (next + 1) % VIEWS_MAX;
-	return fd;
+	return fd < 0 ? -errno : fd;
 }
 
 /* Returns the child's pidfd, or -1 with the answer's error set. */
-static int start(struct view views[static VIEWS_MAX], const char *name, int chan_fd, pid_t core,
-		 struct answer *a)
+static int start(const char *name, int chan_fd, pid_t core, struct answer *a)
 {
 	static _Alignas(64) char stack[JAIL_STACK];
 	struct entrant en = { .spool = name, .chan_fd = chan_fd, .core = core };
 	int pidfd = -1;
 	pid_t pid = -1;
 
-	en.view_fd = view_of(views, name);
+	en.view_fd = view_of(name);
 	if (en.view_fd < 0) {
 		errno = -en.view_fd;
 		(void)give_up(&en, "opening its spool");
@@ -137,15 +119,13 @@ static int start(struct view views[static VIEWS_MAX], const char *name, int chan
 	a->error = en.failed ? en.error : 0;
 	if (en.failed)
 		snprintf(a->failed, sizeof(a->failed), "%s", en.failed);
+	if (en.view_fd >= 0)
+		close(en.view_fd);
 	return pidfd;
 }
 
 _Noreturn void porter_serve(pid_t core)
 {
-	struct view views[VIEWS_MAX];
-
-	for (size_t i = 0; i < VIEWS_MAX; i++)
-		views[i].fd = -1;
 	for (;;) {
 		_cleanup_msg_ struct msg m = MSG_INIT;
 		struct answer a = {};
@@ -156,7 +136,7 @@ _Noreturn void porter_serve(pid_t core)
 			_exit(r == CHAN_EOF ? 0 : 1);
 		memcpy(&q, m.data, sizeof(q));
 		q.name[sizeof(q.name) - 1] = 0;
-		pidfd = start(views, q.name, m.fds[0], core, &a);
+		pidfd = start(q.name, m.fds[0], core, &a);
 		r = chan_send(PORTER_CHAN, 0, m.id, &a, sizeof(a), &pidfd, pidfd >= 0 ? 1 : 0);
 		close_fdp(&pidfd);
 		if (r < 0)

@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/syscall.h>
 
 #include "base/fd.h"
 #include "base/log.h"
@@ -20,12 +19,8 @@
 
 /* Empty directories of sessions are used again: making and removing one costs more than all the
  * rest of a short session. */
-enum { KEPT_MAX = 32 };
-
 struct spool {
 	struct core *core;
-	char *kept[KEPT_MAX]; /* names */
-	size_t n_kept;
 	char *dir;
 	int fd, lost_fd;
 	char *lost_dir;
@@ -189,8 +184,6 @@ void spool_close(struct spool *s)
 	if (!s)
 		return;
 	trash_close(TAKE_PTR(s->core->trash));
-	while (s->n_kept > 0)
-		free(s->kept[--s->n_kept]);
 	close_fdp(&s->fd);
 	close_fdp(&s->lost_fd);
 	strv_done(&s->leftovers);
@@ -202,44 +195,6 @@ void spool_close(struct spool *s)
 static int open_sub(const struct spool *s, const char *name)
 {
 	return openat(s->fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-}
-
-/* Is there nothing in it? Reads the first few entries. */
-static bool is_empty(int fd)
-{
-	union {
-		char bytes[256];
-		uint64_t align;
-	} b;
-	long n;
-
-	if (lseek(fd, 0, SEEK_SET) < 0)
-		return false;
-	/* "." and ".." are 24 bytes each; the end of the directory is the proof. */
-	n = syscall(SYS_getdents64, fd, b.bytes, sizeof(b.bytes));
-	return n == 48 && syscall(SYS_getdents64, fd, b.bytes, sizeof(b.bytes)) == 0;
-}
-
-/* Keeps an empty directory, as private as it was made. Its last owner's process is gone, and with
- * it every fd that could write here. */
-static bool keep(struct spool *s, const char *name)
-{
-	_cleanup_close_ int fd = -1;
-	struct stat st;
-	char *copy;
-
-	if (name[0] != 's' || s->n_kept >= KEPT_MAX)
-		return false;
-	fd = open_sub(s, name);
-	if (fd < 0 || fstat(fd, &st) < 0 || !is_empty(fd))
-		return false;
-	if ((st.st_mode & 07777) != 0700 && fchmod(fd, 0700) < 0)
-		return false;
-	copy = strdup(name);
-	if (!copy)
-		return false;
-	s->kept[s->n_kept++] = copy;
-	return true;
 }
 
 static int fresh_name(struct spool *s, char kind, char ret[static 40])
@@ -255,19 +210,13 @@ static int fresh_name(struct spool *s, char kind, char ret[static 40])
 
 int spool_make(struct spool *s, char kind, char **ret_path, int *ret_fd)
 {
-	_cleanup_free_ char *path = NULL, *old = NULL;
+	_cleanup_free_ char *path = NULL;
 	_cleanup_close_ int fd = -1;
-	char fresh[40];
-	const char *name = fresh;
+	char name[40];
+	int r = fresh_name(s, kind, name);
 
-	if (kind == 's' && s->n_kept > 0) {
-		name = old = s->kept[--s->n_kept];
-	} else {
-		int r = fresh_name(s, kind, fresh);
-
-		if (r < 0)
-			return r;
-	}
+	if (r < 0)
+		return r;
 	fd = open_sub(s, name);
 	if (fd < 0)
 		return -errno;
@@ -313,8 +262,6 @@ void spool_drop(struct spool *s, const char *path)
 	const char *name = name_of(s, path);
 
 	if (!name)
-		return;
-	if (keep(s, name))
 		return;
 	if (unlinkat(s->fd, name, AT_REMOVEDIR) == 0)
 		return;

@@ -27,9 +27,10 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void empty_ones_are_used_again(void **state)
+/* Whatever a session did to its directory, no other client's session sees it. */
+static void each_is_fresh(void **state)
 {
-	_cleanup_free_ char *a = NULL, *b = NULL;
+	_cleanup_free_ char *a = NULL, *b = NULL, *c = NULL;
 	struct stat st;
 	int fd;
 
@@ -38,26 +39,17 @@ static void empty_ones_are_used_again(void **state)
 	assert_int_equal(fchmod(fd, 0777), 0); /* a hostile session opens its door */
 	close(fd);
 	spool_drop(s.core.spool, a);
-	assert_int_equal(spool_make(s.core.spool, 's', &b, &fd), 0);
-	assert_string_equal(a, b);
-	assert_int_equal(fstat(fd, &st), 0);
-	assert_int_equal(st.st_mode & 07777, 0700);
-	close(fd);
-}
-
-static void full_ones_are_not(void **state)
-{
-	_cleanup_free_ char *a = NULL, *b = NULL;
-	int fd;
-
-	(void)state;
-	assert_int_equal(spool_make(s.core.spool, 's', &a, &fd), 0);
-	scratch_write(fd, ".hidden", "x");
-	close(fd);
-	spool_drop(s.core.spool, a);
 	assert_int_equal(access(a, F_OK), -1);
 	assert_int_equal(spool_make(s.core.spool, 's', &b, &fd), 0);
 	assert_string_not_equal(a, b);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0700);
+	scratch_write(fd, ".hidden", "x");
+	close(fd);
+	spool_drop(s.core.spool, b);
+	assert_int_equal(access(b, F_OK), -1);
+	assert_int_equal(spool_make(s.core.spool, 's', &c, &fd), 0);
+	assert_string_not_equal(b, c);
 	close(fd);
 }
 
@@ -112,8 +104,7 @@ static void a_restart_sweeps(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(empty_ones_are_used_again, setup, teardown),
-		cmocka_unit_test_setup_teardown(full_ones_are_not, setup, teardown),
+		cmocka_unit_test_setup_teardown(each_is_fresh, setup, teardown),
 		cmocka_unit_test_setup_teardown(only_its_own_are_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(sealed_trees_can_be_thrown_away, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_restart_sweeps, setup, teardown),
