@@ -18,6 +18,7 @@ enum ids_setting { IDS_AUTO, IDS_USE_BROKER, IDS_USE_SUBID, IDS_USE_SINGLE };
 struct settings {
 	struct strv allowed_users, trusted_users;
 	char *build_users_group;
+	char *may; /* rights of those who are not trusted: core/rights.h */
 	bool max_jobs_set; /* the administrator gave a number: no client may ask for more */
 	uint64_t max_jobs; /* UINT64_MAX means "auto", resolved to the number of processors */
 	uint64_t cores;

@@ -177,6 +177,7 @@ const struct conf_row conf_table[] = {
 	{ "warn-short-path-literals", CONF_BOOL, GROUP_OTHER },
 
 	/* Airplant's own */
+	{ "may", CONF_STRING, GROUP_OTHER, KEEP(may) },
 	{ "ids", CONF_ENUM, GROUP_OTHER, WORDS("auto", "broker", "subid", "single"), KEEP_OWN(ids) },
 	{ "ids-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP_OWN(ids_socket) },
 	{ "nested-sandboxes", CONF_BOOL, GROUP_OTHER, KEEP_OWN(nested_sandboxes) },

@@ -177,7 +177,7 @@ int request_new(struct goals *g, const struct session_build *b, const struct set
 		r->settings.max_jobs = settings_max_jobs(&r->settings);
 		err = parse_targets(r, b, e);
 		if (!err && b->drv && *b->drv)
-			err = given_take(r, b->drv, e);
+			err = given_take(r, b->drv, b->believed, e);
 	}
 	if (!err) {
 		r->owner = owner_get(g, owner_uid);

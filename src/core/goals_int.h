@@ -231,8 +231,9 @@ int goal_check_sources(const struct goal *g, struct err *e);
 /* Goals for the inputs that are not there, as far as it is known which those are. */
 int goal_add_inputs(struct goal *g, struct err *e);
 
-/* goals_given.c: the request's one target is this derivation. 0 or a sentence. */
-int given_take(struct request *r, const char *text, struct err *e);
+/* goals_given.c: the request's one target is this derivation. `believed`: its output paths need no
+ * proof. 0 or a sentence. */
+int given_take(struct request *r, const char *text, bool believed, struct err *e);
 
 /* goals_hook.c */
 /* The goal was built: true when a post-build-hook runs, and goal_hooked comes later. */

@@ -30,6 +30,7 @@
 #include "core/optimise.h"
 #include "core/place.h"
 #include "core/relay.h"
+#include "core/rights.h"
 #include "core/roots.h"
 #include "core/sessions.h"
 #include "core/sigcheck.h"
@@ -185,6 +186,8 @@ static int load_settings(const struct core *core, struct settings *ret, struct k
 	settings_init(ret);
 	r = keys ? settings_load(ret, core->conf_dir, getenv("NIX_CONFIG"), warn, NULL, e)
 		 : err_set(e, -ENOMEM, "out of memory");
+	if (r == 0)
+		r = rights_check(ret->may, e);
 	/* One bad key does not keep the daemon down; what it would have signed stays unsigned. */
 	for (size_t i = 0; r == 0 && i < ret->trusted_public_keys.n; i++) {
 		_cleanup_err_ struct err k = {};

@@ -121,11 +121,14 @@ static int apply_overrides(const struct session *s, const struct session_options
 		r = strv_add(&known, daemon->substituters.v[i]);
 	for (size_t i = 0; r == 0 && i < daemon->trusted_substituters.n; i++)
 		r = strv_add(&known, daemon->trusted_substituters.v[i]);
+	for (size_t i = 0; r == 0 && i < s->peer.rights.substituters.n; i++)
+		r = strv_add(&known, s->peer.rights.substituters.v[i]);
 	for (size_t i = 0; r == 0 && i < o->overrides.n; i++) {
 		const struct session_setting *v = &o->overrides.v[i];
+		bool trusted = s->peer.trusted || strv_has(&s->peer.rights.set, v->name);
 
 		/* What is refused or unknown was the session's to warn about. */
-		if (settings_client_rule(v->name, v->value, s->peer.trusted, &known) ==
+		if (settings_client_rule(v->name, v->value, trusted, &known) ==
 			    CLIENT_APPLY &&
 		    settings_set(set, v->name, v->value, NULL) == -ENOMEM)
 			r = -ENOMEM;
@@ -155,16 +158,22 @@ int session_settings(struct session *s, struct settings *ret)
 void session_build(struct session *s, uint32_t id, const struct session_build *b)
 {
 	struct core *core = s->all->core;
+	struct session_build own = *b;
 	_cleanup_err_ struct err e = {};
 	struct settings set;
 	int r;
 
+	own.believed = session_may(s, RIGHT_BUILD_ANY);
 	if (s->building) {
 		session_misbehaves(s, "a second build while one is open");
 		return;
 	}
 	if (b->mode > BUILD_CHECK) {
 		session_misbehaves(s, "an unknown build mode");
+		return;
+	}
+	if (!session_may(s, RIGHT_BUILD)) {
+		refuse(s, id, "you are not allowed to build");
 		return;
 	}
 	if (b->mode == BUILD_REPAIR && !s->peer.trusted) {
@@ -179,7 +188,7 @@ void session_build(struct session *s, uint32_t id, const struct session_build *b
 	}
 	s->building = true;
 	s->build_id = id;
-	r = request_new(core->goals, b, &set, s->peer.uid, s->peer.trusted, &events, s, &s->request,
+	r = request_new(core->goals, &own, &set, s->peer.uid, s->peer.trusted, &events, s, &s->request,
 			&e);
 	settings_done(&set);
 	if (r != 0) {

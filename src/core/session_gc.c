@@ -76,7 +76,11 @@ void session_collect(struct session *s, uint32_t id, const struct session_collec
 		session_misbehaves(s, "a request for a collection that makes no sense");
 		return;
 	}
-	if (c->ignore_liveness && !s->peer.trusted) {
+	if (c->action >= GC_DELETE_DEAD && !session_may(s, RIGHT_GC)) {
+		refuse(s, id, "you are not allowed to collect garbage");
+		return;
+	}
+	if (c->ignore_liveness && !session_may(s, RIGHT_IGNORE_LIVENESS)) {
 		refuse(s, id, "you are not allowed to ignore liveness");
 		return;
 	}
@@ -109,7 +113,8 @@ void session_find_roots(struct session *s, uint32_t id)
 		return;
 	}
 	s->roots_id = id;
-	if (roots_find(s->all->core, s->peer.uid, !s->peer.trusted, on_roots, s, &s->roots) < 0) {
+	if (roots_find(s->all->core, s->peer.uid, !session_may(s, RIGHT_SEE_ROOTS), on_roots, s,
+		       &s->roots) < 0) {
 		const struct session_roots none = { .error = (char *)"out of memory" };
 
 		on_roots(s, &none);

@@ -35,6 +35,13 @@ static void done_with(struct session *s, uint32_t id, int r, const struct err *e
 	done(s, id, r == 0 ? NULL : e);
 }
 
+static void refuse(struct session *s, uint32_t id, const char *why)
+{
+	const struct err e = { .code = EPERM, .msg = (char *)why };
+
+	done(s, id, &e);
+}
+
 static bool parse(struct session *s, const char *base, struct store_path *ret)
 {
 	if (store_path_parse_base(base, ret, NULL) == 0)
@@ -135,7 +142,7 @@ static bool stage(struct session *s, const struct session_object *o, struct stag
 static void op_add(struct session *s, struct msg *m, void *record, struct arena *a)
 {
 	const struct session_add *add = record;
-	const bool trusted = s->peer.trusted;
+	const bool trusted = s->peer.trusted, believed = session_may(s, RIGHT_IMPORT_UNSIGNED);
 	unsigned int flags = PLACE_FOREIGN;
 	struct err no_repair = {
 		.code = EPERM,
@@ -146,6 +153,10 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 	struct adding *ad;
 	struct staged *v;
 
+	if (!session_may(s, RIGHT_ADD)) {
+		refuse(s, m->id, "you are not allowed to add to the store");
+		return;
+	}
 	if (add->repair) {
 		done(s, m->id, &no_repair);
 		return;
@@ -175,7 +186,7 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 		(void)session_temp_root(s,
 					v[i].info.path.base); /* the session asks for more itself */
 	}
-	if (!(trusted && add->dont_check_sigs) && !session_vouches(s, v, add->objects.n))
+	if (!(believed && add->dont_check_sigs) && !session_vouches(s, v, add->objects.n))
 		flags |= PLACE_CHECK_SIGS;
 	*ad = (struct adding){ .s = s, .id = m->id };
 	session_ref(s);
@@ -293,7 +304,7 @@ static void op_realisation(struct session *s, struct msg *m, void *record, struc
 			return;
 		}
 	memcpy(row.drv_hash, from->drv_hash, sizeof(row.drv_hash));
-	done_with(s, m->id, realise_add(s->all->core, &row, s->peer.trusted, &e), &e);
+	done_with(s, m->id, realise_add(s->all->core, &row, session_may(s, RIGHT_REALISE), &e), &e);
 }
 
 static void op_ensure(struct session *s, struct msg *m, void *record, struct arena *a)
@@ -318,13 +329,6 @@ static void op_ensure(struct session *s, struct msg *m, void *record, struct are
 	done_with(s, m->id, r, &e);
 }
 
-static void refuse(struct session *s, uint32_t id, const char *why)
-{
-	const struct err e = { .code = EPERM, .msg = (char *)why };
-
-	done(s, id, &e);
-}
-
 static void op_add_log(struct session *s, struct msg *m, void *record, struct arena *a)
 {
 	const struct session_log *l = record;
@@ -334,7 +338,7 @@ static void op_add_log(struct session *s, struct msg *m, void *record, struct ar
 	int r;
 
 	(void)a;
-	if (!s->peer.trusted) {
+	if (!session_may(s, RIGHT_ADD_LOGS)) {
 		refuse(s, m->id, "you are not privileged to add logs");
 		return;
 	}
@@ -387,7 +391,7 @@ static void op_perm_root(struct session *s, struct msg *m, void *record, struct 
 	int r;
 
 	(void)a;
-	if (!s->peer.trusted) {
+	if (!session_may(s, RIGHT_ADD_ROOTS)) {
 		refuse(s, m->id, "you are not privileged to create perm roots");
 		return;
 	}

@@ -1,4 +1,5 @@
 /* Optimising the store for a client (SESSION_OPTIMISE). Linked by airplantd. */
+#include <errno.h>
 #include <stdio.h>
 
 #include "base/size.h"
@@ -57,6 +58,11 @@ void session_optimise(struct session *s, uint32_t id)
 		return;
 	}
 	s->optimise_id = id;
+	if (!session_may(s, RIGHT_OPTIMISE)) {
+		(void)err_set(&e, -EPERM, "you are not allowed to optimise the store");
+		answer(s, &e);
+		return;
+	}
 	if (optimise_store(s->all->core, &events, s, &s->optimising, &e) != 0)
 		answer(s, &e);
 }

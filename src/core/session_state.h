@@ -52,6 +52,11 @@ struct sessions {
 	bool warm, refilling;
 };
 
+static inline bool session_may(const struct session *s, enum session_right right)
+{
+	return s->peer.rights.mask & right;
+}
+
 void session_ref(struct session *s);
 void session_unref(struct session *s);
 /* Sends to the session; one that does not read, or is gone, is stopped soon. */

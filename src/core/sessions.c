@@ -405,6 +405,8 @@ static void introduce(struct session *s, int fd)
 		.state_dir = core->state_dir,
 		.log_dir = core->log_dir,
 		.system = set->system,
+		.rights = s->peer.rights.mask,
+		.may_set = s->peer.rights.set,
 	};
 	int r = 0;
 
@@ -412,6 +414,8 @@ static void introduce(struct session *s, int fd)
 		r = strv_add(&subs, set->substituters.v[i]);
 	for (size_t i = 0; r == 0 && i < set->trusted_substituters.n; i++)
 		r = strv_add(&subs, set->trusted_substituters.v[i]);
+	for (size_t i = 0; r == 0 && i < s->peer.rights.substituters.n; i++)
+		r = strv_add(&subs, s->peer.rights.substituters.v[i]);
 	if (r < 0) {
 		session_doom(s);
 		return;

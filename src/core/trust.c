@@ -19,6 +19,7 @@ void peer_done(struct peer *p)
 {
 	free(p->groups);
 	free(p->name);
+	rights_done(&p->rights);
 	p->groups = NULL;
 	p->name = NULL;
 	p->n_groups = 0;
@@ -184,5 +185,5 @@ int peer_judge(struct peer *p, const struct settings *s)
 	/* An account that exists to run builds is nobody's client. */
 	if (s->build_users_group && *s->build_users_group && !strcmp(primary, s->build_users_group))
 		p->allowed = p->trusted = false;
-	return 0;
+	return rights_of(s->may, p, primary, &p->rights);
 }

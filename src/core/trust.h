@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #include "conf/conf.h"
+#include "core/rights.h"
 
 struct peer {
 	uid_t uid;
@@ -15,6 +16,7 @@ struct peer {
 	size_t n_groups;
 	char *name; /* user name, or the number when there is none; heap */
 	bool allowed, trusted;
+	struct rights rights;
 };
 
 void peer_done(struct peer *p);
@@ -22,7 +24,7 @@ void peer_done(struct peer *p);
 
 /* Asks the kernel who connected. 0 or -errno. The name and the decision are not filled. */
 int peer_read(int fd, struct peer *ret);
-/* Fills name, allowed and trusted. Looks users and groups up in the system's databases. */
+/* Fills name, allowed, trusted and rights. Looks users and groups up in the system's databases. */
 int peer_judge(struct peer *p, const struct settings *s);
 /* Does a list ("*", "name", "@group", a number for a user without a name) name this peer?
  * `primary` is the name of its primary group, or the number. */

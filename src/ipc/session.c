@@ -14,7 +14,8 @@ LAYOUT(session_client_layout, struct session_client,
        U64(session_client, peer_pid), U64(session_client, log_lines),
        STRV(session_client, experimental_features), STR(session_client, state_dir),
        STR(session_client, log_dir), STR(session_client, system),
-       STRV(session_client, substituters));
+       STRV(session_client, substituters), U64(session_client, rights),
+       STRV(session_client, may_set));
 
 LOCAL_LAYOUT(setting_layout, struct session_setting,
        STR(session_setting, name), STR(session_setting, value));

@@ -56,6 +56,25 @@ enum session_msg {
 	SESSION_EV_GARBAGE = 64, /* struct session_garbage */
 };
 
+/* What a client may do (core/rights.h). The first group is everybody's unless it was taken away,
+ * the second are parts of trust. */
+enum session_right {
+	RIGHT_ADD = 1,	     /* anything into the store */
+	RIGHT_BUILD = 2,     /* start builds */
+	RIGHT_GC = 4,	     /* delete what is not used */
+	RIGHT_OPTIMISE = 8,  /* operation 34 */
+	RIGHTS_ALLOWED = 15, /* all of these */
+
+	RIGHT_IMPORT_UNSIGNED = 16, /* paths that nobody has signed */
+	RIGHT_BUILD_ANY = 32,	    /* operation 36 with output paths of its choice */
+	RIGHT_REALISE = 64,	    /* operation 42 without a signature */
+	RIGHT_IGNORE_LIVENESS = 128,
+	RIGHT_SEE_ROOTS = 256, /* names of other people's roots */
+	RIGHT_ADD_ROOTS = 512, /* operation 47 */
+	RIGHT_ADD_LOGS = 1024, /* operation 45 */
+	RIGHTS_TRUSTED = 2047,
+};
+
 struct session_client {
 	char *store_dir;      /* "/nix/store" */
 	char *daemon_version; /* what the handshake reports, e.g. "2.34.8" */
@@ -67,6 +86,8 @@ struct session_client {
 	char *state_dir, *log_dir; /* for messages only; the session cannot see them */
 	char *system;		   /* setting system, e.g. "x86_64-linux" */
 	struct strv substituters;  /* configured, plus trusted-substituters: for warnings */
+	uint64_t rights;	   /* enum session_right: for early refusals */
+	struct strv may_set;	   /* settings it may override besides upstream's: for warnings */
 };
 
 /* What op 19 (SetOptions) said. The core applies only what the client's trust allows. */
@@ -137,6 +158,8 @@ struct session_build {
 	/* Op 36: the text of the one target's derivation, without input derivations; it need not
 	 * be in the store. "": targets are read there. */
 	char *drv;
+	/* The core's own decision, not on the wire: its output paths need no proof. */
+	bool believed;
 };
 
 enum session_gc_action { SESSION_GC_LIVE, SESSION_GC_DEAD, SESSION_GC_DELETE, SESSION_GC_SPECIFIC };

@@ -151,7 +151,7 @@ static int import_all(struct session *s, struct batch *b, struct strv *ret_paths
 	uint64_t more;
 	int r;
 
-	b->dont_check_sigs = s->client.trusted != 0;
+	b->dont_check_sigs = client_may(s, RIGHT_IMPORT_UNSIGNED);
 	for (;;) {
 		r = wire_u64(in, &more);
 		if (r || more == 0)

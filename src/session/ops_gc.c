@@ -206,7 +206,7 @@ int op_collect_garbage(struct session *s, struct err *e)
 	int r = get_request(s, &c.o, e);
 	if (r)
 		return r;
-	if (c.o.ignore_liveness && !s->client.trusted)
+	if (c.o.ignore_liveness && !client_may(s, RIGHT_IGNORE_LIVENESS))
 		return err_set(e, OP_FAILED, "you are not allowed to ignore liveness");
 	r = run(s, &c);
 	if (!r && !c.end.ok)

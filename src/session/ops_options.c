@@ -74,8 +74,10 @@ static void warn_about(struct session *s, const struct session_setting *v)
 				"was removed in Nix >=2.14.");
 		return;
 	}
-	if (settings_client_rule(v->name, v->value, s->client.trusted != 0,
-				 &s->client.substituters) != CLIENT_REFUSE)
+	bool trusted = s->client.trusted || strv_has(&s->client.may_set, v->name);
+
+	if (settings_client_rule(v->name, v->value, trusted, &s->client.substituters) !=
+	    CLIENT_REFUSE)
 		return;
 	if (is_substituters(v->name))
 		tell_warning(s,

@@ -47,7 +47,7 @@ int op_add_build_log(struct session *s, struct err *e)
 	(void)framed_open(s, false); /* read to its end before the client hears of an error */
 	if (store_path_parse_base(base, &p, NULL))
 		return err_set(e, OP_FAILED, "'%s' is not the name of a store path", base);
-	if (!s->client.trusted)
+	if (!client_may(s, RIGHT_ADD_LOGS))
 		return err_set(e, OP_FAILED, "you are not privileged to add logs");
 	r = spool_log(s, &o, e);
 	if (!r) {
@@ -72,7 +72,7 @@ int op_add_perm_root(struct session *s, struct err *e)
 	if (r)
 		return r;
 	request_read(s);
-	if (!s->client.trusted)
+	if (!client_may(s, RIGHT_ADD_ROOTS))
 		return err_set(e, OP_FAILED,
 			       "you are not privileged to create perm roots\n\n"
 			       "hint: you can just do this client-side without special privileges, "

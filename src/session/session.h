@@ -97,6 +97,11 @@ struct wire_in *framed_open(struct session *s, bool pulled);
 /* Reads the stream to its end mark. */
 int framed_close(struct session *s);
 
+static inline bool client_may(const struct session *s, enum session_right right)
+{
+	return s->client.rights & right;
+}
+
 /* log.c: what the client is told besides answers. */
 void tell(struct session *s, enum wire_level level, const char *fmt, ...) _printf_(3, 4);
 void tell_warning(struct session *s, const char *fmt, ...) _printf_(2, 3);

@@ -21,6 +21,7 @@ static const char *const unreachable[] = {
 	"trusted-users",
 	"ids",
 	"ids-socket",
+	"may",
 	"nested-sandboxes",
 	"pasta-path",
 	"fixed-output-loopback",

@@ -97,9 +97,10 @@ int realise_drv_outputs(struct core *c, const struct drv *d, struct arena *a,
 	return err_set(e, 1, "derivations are in the store");
 }
 
-int given_take(struct request *r, const char *text, struct err *e)
+int given_take(struct request *r, const char *text, bool believed, struct err *e)
 {
 	(void)r;
+	(void)believed;
 	(void)text;
 	return err_set(e, 1, "derivations are in the store");
 }

@@ -1,4 +1,5 @@
 /* Who is allowed, who is trusted. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -63,6 +64,75 @@ static void groups(void **state)
 	assert_string_equal(judge("@4242", "", 1, 4242, 7), "a"); /* a group without a name */
 }
 
+/* What `may` gives a user named 4242 in the groups 4711 and root. */
+static struct rights rights(const char *may, const char *trusted)
+{
+	gid_t *root = calloc(1, sizeof(*root));
+	struct settings s = with("*", trusted);
+	struct peer p = { .uid = 4242, .gid = 4711, .groups = root, .n_groups = 1 };
+	struct rights ret;
+
+	assert_int_equal(settings_set(&s, "may", may, NULL), 0);
+	assert_int_equal(rights_check(s.may, NULL), 0);
+	assert_int_equal(peer_judge(&p, &s), 0);
+	ret = p.rights;
+	p.rights = (struct rights){};
+	peer_done(&p);
+	settings_done(&s);
+	return ret;
+}
+
+static void rights_between(void **state)
+{
+	static const struct {
+		const char *may;
+		uint64_t mask;
+	} rows[] = {
+		{ "", RIGHTS_ALLOWED },
+		{ "4242 import-unsigned", RIGHTS_ALLOWED | RIGHT_IMPORT_UNSIGNED },
+		{ "424 import-unsigned; root see-roots", RIGHTS_ALLOWED },
+		{ "@root import-unsigned", RIGHTS_ALLOWED | RIGHT_IMPORT_UNSIGNED },
+		{ "@4711 add-logs ,  add-roots;", RIGHTS_ALLOWED | RIGHT_ADD_LOGS | RIGHT_ADD_ROOTS },
+		{ "* not gc, not build", RIGHT_ADD | RIGHT_OPTIMISE },
+		{ "* not gc; 4242 gc", RIGHTS_ALLOWED }, /* the later entry wins */
+		{ "4242 gc; * not gc", RIGHTS_ALLOWED & ~RIGHT_GC },
+		{ ";; * ignore-liveness ;", RIGHTS_ALLOWED | RIGHT_IGNORE_LIVENESS },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(rows); i++) {
+		struct rights r = rights(rows[i].may, "");
+
+		assert_int_equal(r.mask, rows[i].mask);
+		rights_done(&r);
+		r = rights(rows[i].may, "4242"); /* trusted: nothing is taken away */
+		assert_int_equal(r.mask, RIGHTS_TRUSTED);
+		rights_done(&r);
+	}
+	struct rights r = rights("@root set sandbox, set extra-system-features; * add-substituter http://a/b; x set cores", "");
+	assert_int_equal(r.set.n, 2);
+	assert_string_equal(r.set.v[1], "extra-system-features");
+	assert_int_equal(r.substituters.n, 1);
+	assert_string_equal(r.substituters.v[0], "http://a/b");
+	rights_done(&r);
+}
+
+static void rights_without_sense(void **state)
+{
+	static const char *const bad[] = { "alice", "* fly", "* not fly", "* not", "* set", "* set nothing",
+					   "* set trusted-users", "* set experimental-features", "* set may",
+					   "* gc,,build", "* gc, ", "* add-substituter", "* set cores sandbox",
+					   "* gc build", "* not gc build add" };
+
+	(void)state;
+	for (size_t i = 0; i < ELEMENTS(bad); i++) {
+		_cleanup_err_ struct err e = {};
+
+		assert_int_equal(rights_check(bad[i], &e), -EINVAL);
+		assert_non_null(strstr(err_msg(&e), "setting 'may'"));
+	}
+}
+
 static void build_group_is_kept_out(void **state)
 {
 	struct settings s = with("*", "root");
@@ -98,6 +168,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(names_and_wildcards),
 		cmocka_unit_test(groups),
+		cmocka_unit_test(rights_between),
+		cmocka_unit_test(rights_without_sense),
 		cmocka_unit_test(build_group_is_kept_out),
 		cmocka_unit_test(kernel_says_who),
 	};

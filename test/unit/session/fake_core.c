@@ -220,6 +220,7 @@ static int run_session(const struct fake_core *f, int chan, int client)
 	s->client = (struct session_client){ .store_dir = (char *)f->store_dir,
 					     .daemon_version = "2.34.8",
 					     .trusted = f->trusted,
+					     .rights = f->trusted ? RIGHTS_TRUSTED : RIGHTS_ALLOWED,
 					     .peer_pid = 1 };
 	int r = session_run(s);
 	session_done(s);
