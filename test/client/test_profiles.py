@@ -1,11 +1,13 @@
 """Profiles, generations, result links and channels belong to their users: two ordinary ones and root, at once, with the
 tracer of roots. Nobody gets at another's, and nothing on the way complains."""
 import os
+import pathlib
 import pwd
 import re
 import stat
 import struct
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -67,6 +69,7 @@ def at_once(job, users):
         raise AssertionError(f"{failed[0][0]}: {failed[0][1]}") from failed[0][1]
 
 
+STUCK = pathlib.Path(__file__).parents[1] / "boundary/stuck_fuse.py"
 USERS = [ALICE, BOB, "root"]
 
 
@@ -194,6 +197,100 @@ def test_a_home_that_is_deleted(daemon):
     step(daemon, BOB, "nix-collect-garbage", "-d")
     assert not os.path.exists(hers) and os.path.exists(his)
     assert len(os.listdir(daemon.state / "gcroots/auto")) == 1
+
+
+@pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="needs /dev/fuse")
+def test_a_home_that_nobody_else_may_enter(daemon):
+    """As on a file server that maps root to nobody: EACCES, whatever one's capabilities. Its links hold what they held."""
+    home = daemon.homes[ALICE]
+    step(daemon, ALICE, "nix-build", "-o", home / "result", "-E", PRELUDE + 'sh "r" "echo > $out"')
+    one = package(daemon, ALICE, "one")
+    step(daemon, ALICE, "nix-env", "-i", one)
+    kept = os.readlink(home / "result")
+    step(daemon, BOB, "nix-collect-garbage", "-d")
+    fuse = subprocess.Popen([sys.executable, STUCK, home, str(pwd.getpwnam(ALICE).pw_uid)], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE)
+    try:
+        assert fuse.stdout.readline() == b"ready\n"
+        with pytest.raises(PermissionError):
+            os.readlink(home / "result")
+        dead = package(daemon, BOB, "dead")
+        step(daemon, BOB, "nix-collect-garbage", "-d")
+        assert os.path.exists(kept) and os.path.exists(one) and not os.path.exists(dead)
+    finally:
+        fuse.communicate()
+    (home / "result").unlink()
+    step(daemon, BOB, "nix-collect-garbage", "-d")
+    assert not os.path.exists(kept) and os.path.exists(one)
+
+
+@pytest.mark.parametrize("where", ["per-user", "state", "manifest"])
+def test_profiles_made_by_clients_of_other_times(daemon, where):
+    """~/.nix-profile leads where the client that made it kept profiles; clients of all versions go on there."""
+    home, uid = daemon.homes[ALICE], pwd.getpwnam(ALICE).pw_uid
+    connect(daemon, ALICE)
+    place = {"per-user": per_user(daemon)[0] / ALICE, "state": home / ".local/state/nix/profiles",
+             "manifest": home / "my"}[where]
+    if where != "per-user":
+        step(daemon, ALICE, "mkdir", "-p", place)
+    step(daemon, ALICE, "ln", "-s", place / "profile", home / ".nix-profile")
+    one, two = package(daemon, ALICE, "one"), package(daemon, ALICE, "two")
+    step(daemon, ALICE, "nix-env", "-i", one)
+    step(daemon, ALICE, "nix-env", "-i", two)
+    assert installed(daemon, ALICE) == ["one", "two"] and generations(daemon, ALICE) == [1, 2]
+    assert os.lstat(place / "profile").st_uid == uid and os.readlink(home / ".nix-profile") == str(place / "profile")
+    step(daemon, BOB, "nix-collect-garbage", "-d")
+    step(daemon, "root", "nix-store", "--gc")
+    step(daemon, ALICE, "nix-env", "--rollback")
+    assert installed(daemon, ALICE) == ["one"]
+    step(daemon, ALICE, "nix-env", "--delete-generations", "old")
+    step(daemon, BOB, "nix-store", "--gc")
+    assert os.path.exists(one) and not os.path.exists(two)
+    assert may_write(daemon, ALICE, place) and not may_write(daemon, BOB, place)
+
+
+def channel(daemon, text):
+    """A channel's tarball; its expressions give a package `tool` that contains `text`."""
+    top = daemon.base / "channels" / text
+    (top / "chan-1.0").mkdir(parents=True, exist_ok=True)
+    (top / "chan-1.0/default.nix").write_text("{ ... }: { tool = derivation { name = \"tool-1.0\"; system = "
+        'builtins.currentSystem; builder = "/bin/sh"; '
+        f'args = [ "-c" "mkdir -p $out/bin; echo {text} > $out/bin/tool" ]; }}; }}\n')
+    subprocess.run(["tar", "-C", top, "-cJf", top / "nixexprs.tar.xz", "chan-1.0"], check=True)
+    return f"file://{top}/nixexprs.tar.xz"
+
+
+def test_channels(daemon):
+    url, second = channel(daemon, "first"), channel(daemon, "second")
+
+    def tool(user):
+        step(daemon, user, "nix-env", "-f", daemon.homes[user] / ".nix-defexpr/channels/mine", "-iA", "tool")
+        return (daemon.homes[user] / ".nix-profile/bin/tool").read_text().strip()
+
+    def subscribe(user):
+        step(daemon, user, "nix-channel", "--add", url, "mine")
+        assert step(daemon, user, "nix-channel", "--list") == f"mine {url}"
+        step(daemon, user, "nix-channel", "--update")
+        assert tool(user) == "first"
+        where = os.readlink(daemon.homes[user] / ".nix-defexpr/channels")
+        assert where == str(profile_of(daemon, user).parent / "channels") or (user == "root" and "per-user/root" in where)
+
+    def update(user):
+        step(daemon, user, "nix-channel", "--add", second, "mine")
+        step(daemon, user, "nix-channel", "--update")
+        assert tool(user) == "second"
+        step(daemon, user, "nix-channel", "--rollback")
+        assert tool(user) == "first"
+        step(daemon, user, "nix-store", "--gc")
+        assert tool(user) == "first"
+        step(daemon, user, "nix-channel", "--remove", "mine")
+        assert step(daemon, user, "nix-channel", "--list") == ""
+
+    at_once(subscribe, USERS)
+    at_once(update, USERS)
+    for user in USERS:
+        step(daemon, user, "nix-collect-garbage", "-d")
+        assert (daemon.homes[user] / ".nix-profile/bin/tool").read_text() == "first\n"
 
 
 # ---- who can get at whose ----
