@@ -294,7 +294,7 @@ def binaries(request, tmp_path_factory):
     bin_dir = pathlib.Path(tempfile.mkdtemp(prefix="airplant-bin-", dir="/tmp"))
     bin_dir.chmod(0o755)
     for name in ("core/airplantd", "session/airplant-session", "build/airplant-build", "ids/airplant-ids", "fetch/airplant-fetch",
-                 "roots/airplant-roots"):
+                 "roots/airplant-roots", "cli/airplant"):
         shutil.copy2(build / "src" / name, bin_dir)
     yield bin_dir
     shutil.rmtree(bin_dir)
