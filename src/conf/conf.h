@@ -58,6 +58,8 @@ struct settings {
 	bool fixed_output_loopback;
 	uint64_t roots;	    /* enum roots_setting: auto, tracer, own */
 	char *roots_socket; /* the tracer's socket */
+	uint64_t keep_recent; /* hours: what was used since then stays; 0: no such rule */
+	uint64_t keep_size;   /* bytes: collections stop when the store has no more; 0: no limit */
 	uint64_t durable;   /* 0 background (default), 1 strict */
 	/* Of each build, in its cgroup; UINT64_MAX is none. Processes, bytes, and 1 to 10000
 	 * where 0 is the kernel's default. */

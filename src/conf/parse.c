@@ -130,6 +130,31 @@ static int parse_count(const struct conf_row *row, const char *value, uint64_t *
 	return bad(row, value, e);
 }
 
+static int parse_age(const struct conf_row *row, const char *value, uint64_t *ret, struct err *e)
+{
+	static const struct {
+		char unit;
+		uint64_t hours;
+	} units[] = { { 'h', 1 }, { 'd', 24 }, { 'w', 7 * 24 } };
+	size_t len = strlen(value);
+	uint64_t n, hours = 24;
+	bool unit = false;
+
+	for (size_t i = 0; len > 0 && !unit && i < ELEMENTS(units); i++)
+		if (value[len - 1] == units[i].unit) {
+			hours = units[i].hours;
+			unit = true;
+		}
+	if (parse_digits(value, len - unit, &n) && n <= 1000 * 1000) {
+		*ret = n * hours;
+		return 0;
+	}
+	return err_set(e, CONF_BAD,
+		       "setting '%s' has invalid value '%s': a number of days is wanted, or one "
+		       "with a unit: 12h, 14d, 2w",
+		       row->name, value);
+}
+
 static int parse_sandbox(const struct conf_row *row, const char *value, uint64_t *ret,
 			 struct err *e)
 {
@@ -173,6 +198,8 @@ static int parse_as_number(const struct conf_row *row, const char *value, uint64
 	case CONF_COUNT:
 	case CONF_MEMORY:
 		return parse_count(row, value, ret, e);
+	case CONF_AGE:
+		return parse_age(row, value, ret, e);
 	case CONF_SANDBOX:
 		return parse_sandbox(row, value, ret, e);
 	default:

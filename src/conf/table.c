@@ -185,6 +185,8 @@ const struct conf_row conf_table[] = {
 	{ "fixed-output-loopback", CONF_BOOL, GROUP_OTHER, KEEP_OWN(fixed_output_loopback) },
 	{ "roots", CONF_ENUM, GROUP_OTHER, WORDS("auto", "tracer", "own"), KEEP_OWN(roots) },
 	{ "roots-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP_OWN(roots_socket) },
+	{ "keep-recent", CONF_AGE, GROUP_OTHER, KEEP(keep_recent) },
+	{ "keep-size", CONF_INT, GROUP_OTHER, U64, KEEP(keep_size) },
 	{ "durable", CONF_ENUM, GROUP_OTHER, WORDS("background", "strict"), KEEP_OWN(durable) },
 	{ "build-cgroup", CONF_OPT_PATH, GROUP_OTHER, KEEP_OWN(build_cgroup) },
 	{ "build-pids-max", CONF_COUNT, GROUP_OTHER, KEEP_OWN(build_pids_max) },
@@ -276,6 +278,7 @@ enum conf_store conf_stored_as(enum conf_type type)
 	case CONF_INT:
 	case CONF_JOBS:
 	case CONF_COUNT:
+	case CONF_AGE:
 	case CONF_MEMORY:
 	case CONF_SANDBOX:
 	case CONF_ENUM:

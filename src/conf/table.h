@@ -12,6 +12,7 @@ enum conf_type {
 	CONF_INT,  /* unsigned, with an optional suffix K, M, G or T; limit in max */
 	CONF_JOBS, /* "auto" or an integer */
 	CONF_COUNT,  /* as CONF_INT, not zero, or "max" (no limit) */
+	CONF_AGE,    /* hours, of a number of days, or with a unit h, d or w: "14d" */
 	CONF_MEMORY, /* as CONF_COUNT, or a percentage of the machine's memory: "90%" */
 	CONF_STRING,
 	CONF_PATH,     /* not empty */

@@ -19,6 +19,7 @@
 #include "core/place.h"
 #include "core/spawn.h"
 #include "core/spool.h"
+#include "core/used.h"
 
 enum { RUN_MEMORY = 512 << 20 }; /* inputs, environment and result of one build, bytes */
 
@@ -163,6 +164,9 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 			      job->settings, &run->arena, &run->inputs, e);
 	if (r)
 		return r;
+	used_note(core, run->drv_base);
+	for (size_t i = 0; i < run->inputs.closure.n; i++)
+		used_note(core, run->inputs.closure.v[i]);
 	if (job->settings->keep_failed) {
 		const char *dir = job->settings->build_dir;
 

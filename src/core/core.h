@@ -21,6 +21,7 @@ struct keyring;
 struct cgroups;
 struct gc;
 struct gc_auto;
+struct used;
 struct optimiser;
 struct roots_finder;
 
@@ -58,6 +59,7 @@ struct core {
 	struct durable *durable;
 	struct jail *jail;
 	struct gc *gc;
+	struct used *used; /* NULL: nothing is noted */
 	struct gc_auto *gc_auto;
 	struct optimiser *optimiser;
 	struct roots_finder *finder; /* roots.c */

@@ -12,6 +12,7 @@
 #include "core/gc_int.h"
 #include "core/reserve.h"
 #include "core/trash.h"
+#include "core/used.h"
 
 /* One step, after which everybody else has his turn. */
 enum { SLICE_USEC = 5 * 1000, TELL_USEC = 100 * 1000 };
@@ -146,6 +147,7 @@ static void clear(struct gc *gc)
 	gc_links_stop(gc);
 	if (gc->dir)
 		closedir(TAKE_PTR(gc->dir));
+	used_read_close(TAKE_PTR(gc->ages));
 	graph_done(&gc->graph);
 	gc_order_done(gc);
 	smap_done(&gc->roots);
@@ -287,6 +289,7 @@ static int begin_order(struct gc *gc, struct err *e)
 	else
 		gc_note(gc, 3, "determining live/dead paths...");
 	gc->phase = GC_ORDER;
+	gc_limit_size(gc);
 	return gc_order_begin(gc, e);
 }
 
@@ -336,6 +339,9 @@ static int next_phase(struct gc *gc, struct err *e)
 {
 	switch (gc->phase) {
 	case GC_LOAD:
+		gc->phase = GC_AGES;
+		return gc_ages_begin(gc, e);
+	case GC_AGES:
 		gc->phase = GC_MARK;
 		return gc_mark_begin(gc, e);
 	case GC_MARK:
@@ -362,6 +368,8 @@ static int step(struct gc *gc, struct err *e)
 		if (r < 0)
 			err_errno(e, r, "reading the graph of references");
 		return r;
+	case GC_AGES:
+		return gc_ages_step(gc, until, e);
 	case GC_MARK:
 		return graph_drain(&gc->graph, until);
 	case GC_ORDER:

@@ -1,6 +1,7 @@
 /* What the files of the collector share; gc.h is the outside.
  *
  *   gc.c        requests, pins, and the order of the phases
+ *   gc_age.c    how long ago paths were used: which stay for it, and the oldest first
  *   gc_mark.c   what is live, and in which order the rest goes
  *   gc_sweep.c  rows and files
  *   gc_links.c  .links
@@ -18,6 +19,7 @@ enum gc_phase {
 	GC_IDLE,
 	GC_ROOTS, /* waits for the tracer */
 	GC_LOAD,
+	GC_AGES,
 	GC_MARK,
 	GC_ORDER,
 	GC_SWEEP,
@@ -42,8 +44,10 @@ struct gc_order {
 	uint8_t *wanted;       /* per node: one of those asked for; NULL: all are */
 	uint32_t *v;	       /* dead nodes, referrers first */
 	size_t n, next;
+	uint32_t *heap; /* oldest first: those that nothing dead refers to any more; else NULL */
+	size_t n_heap;
 	uint32_t node;
-	bool counted;
+	bool counted, filled; /* referrers; the heap */
 };
 
 struct gc {
@@ -57,6 +61,7 @@ struct gc {
 	struct smap digests; /* the first 32 characters of all of them, from C4 on */
 	int pin_error;	     /* a pin was lost: nothing may be deleted any more */
 	struct graph graph;
+	struct used_reader *ages;
 	struct gc_order order;
 	struct gc_progress progress;
 	uint64_t told_usec;
@@ -102,6 +107,17 @@ int gc_order_begin(struct gc *gc, struct err *e);
 int gc_order_step(struct gc *gc, uint64_t until_usec);
 void gc_order_done(struct gc *gc);
 int gc_check_wanted(struct gc *gc, struct err *e);
+
+/* gc_age.c */
+int gc_ages_begin(struct gc *gc, struct err *e);
+int gc_ages_step(struct gc *gc, uint64_t until_usec, struct err *e);
+bool gc_ages_any(const struct gc *gc); /* does age matter to this one? */
+void gc_mark_recent(struct gc *gc);
+/* keep-size: how much may go at most. */
+void gc_limit_size(struct gc *gc);
+bool gc_oldest_first(const struct gc *gc);
+void gc_heap_put(struct gc *gc, uint32_t v);
+uint32_t gc_heap_take(struct gc *gc); /* n_heap > 0 */
 
 /* gc_sweep.c */
 int gc_sweep_round(struct gc *gc, uint64_t until_usec, struct err *e);

@@ -61,6 +61,7 @@ int gc_mark_begin(struct gc *gc, struct err *e)
 	for (size_t i = 0; (p = smap_next(&pins, &i));)
 		gc_pin(gc->core, p->key);
 	smap_done(&pins);
+	gc_mark_recent(gc);
 	r = sessions_temp_roots(gc->core->sessions, pin_temp, gc);
 	/* A request to ignore liveness is about roots: builds are not to be broken by it. */
 	if (gc->core->goals)
@@ -101,7 +102,9 @@ int gc_order_begin(struct gc *gc, struct err *e)
 
 	o->n_referrers = calloc(n, sizeof(*o->n_referrers));
 	o->v = reallocarray(NULL, n, sizeof(*o->v));
-	if (!o->n_referrers || !o->v)
+	if (gc_oldest_first(gc))
+		o->heap = reallocarray(NULL, n, sizeof(*o->heap));
+	if (!o->n_referrers || !o->v || (gc_oldest_first(gc) && !o->heap))
 		return err_errno(e, -ENOMEM, "collecting garbage");
 	return 0;
 }
@@ -111,6 +114,7 @@ void gc_order_done(struct gc *gc)
 	free(gc->order.n_referrers);
 	free(gc->order.wanted);
 	free(gc->order.v);
+	free(gc->order.heap);
 	gc->order = (struct gc_order){};
 }
 
@@ -146,6 +150,35 @@ static void order_node(struct gc *gc, uint32_t i)
 				o->v[o->n++] = to;
 		}
 	}
+}
+
+/* Of those that nothing dead refers to, the one that was used longest ago. */
+static void first_node(struct gc *gc, uint32_t v)
+{
+	if (!gc->graph.live[v] && gc->order.n_referrers[v] == 0)
+		gc_heap_put(gc, v);
+}
+
+static void take_oldest(struct gc *gc)
+{
+	const struct graph_edges *refs = &gc->graph.refs;
+	struct gc_order *o = &gc->order;
+	uint32_t v = gc_heap_take(gc);
+
+	o->v[o->n++] = v;
+	for (uint32_t k = refs->first[v]; k < refs->first[v + 1]; k++)
+		if (--o->n_referrers[refs->to[k]] == 0)
+			first_node(gc, refs->to[k]);
+}
+
+static int take_all(struct gc *gc, uint64_t until_usec)
+{
+	while (gc->order.n_heap > 0) {
+		take_oldest(gc);
+		if (gc->order.n % NODES_PER_LOOK == 0 && now_usec() >= until_usec)
+			return GRAPH_MORE;
+	}
+	return 0;
 }
 
 /* With delete_referrers: who refers to a wanted path is wanted too, through all edges that keep.
@@ -202,9 +235,18 @@ int gc_order_step(struct gc *gc, uint64_t until_usec)
 	struct gc_order *o = &gc->order;
 	int r;
 
-	r = each_node(gc, until_usec, o->counted ? order_node : count_node);
-	if (r != 0 || !o->counted) {
-		o->counted |= r == 0;
+	if (o->filled)
+		r = take_all(gc, until_usec);
+	else
+		r = each_node(gc, until_usec,
+			      !o->counted ? count_node
+			      : o->heap	  ? first_node
+					  : order_node);
+	if (r != 0)
+		return GRAPH_MORE;
+	if (!o->counted || (o->heap && !o->filled)) {
+		o->filled = o->counted;
+		o->counted = true;
 		return GRAPH_MORE;
 	}
 	o->next = 0;

@@ -35,6 +35,7 @@
 #include "core/sessions.h"
 #include "core/sigcheck.h"
 #include "core/store_open.h"
+#include "core/used.h"
 
 #ifndef AIRPLANT_VERSION
 #define AIRPLANT_VERSION "0"
@@ -348,9 +349,10 @@ static int start(struct daemon *d, const struct options *o, struct err *e)
 	core->sessions = sessions_new(core);
 	core->gc = gc_new(core);
 	core->gc_auto = gc_auto_new(core);
+	core->used = used_new(core);
 	core->optimiser = optimiser_new(core);
 	if (!core->loop || !core->place || !core->sessions || !core->gc ||
-	    !core->gc_auto || !core->optimiser)
+	    !core->gc_auto || !core->used || !core->optimiser)
 		return err_set(e, -ENOMEM, "out of memory");
 	r = watch_signals(d, e);
 	r = r ? r : store_lock(core, e);
@@ -390,6 +392,7 @@ static void stop(struct daemon *d, bool clean)
 		place_flush(core->place);
 	gc_free(TAKE_PTR(core->gc));
 	free(TAKE_PTR(core->gc_auto));
+	used_free(TAKE_PTR(core->used));
 	roots_free(core->finder);
 	goals_free(core->goals);
 	optimiser_free(core->optimiser);

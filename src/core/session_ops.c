@@ -15,6 +15,7 @@
 #include "core/realise.h"
 #include "core/roots.h"
 #include "core/session_state.h"
+#include "core/used.h"
 
 enum {
 	OP_ARENA = 3 * SESSION_MSG_MAX,
@@ -61,6 +62,7 @@ int session_temp_root(struct session *s, const char *base)
 	if (s->stopped || account_hold(&s->all->accounts, s->peer.uid) != 0)
 		return -ENOBUFS;
 	gc_pin(s->all->core, base);
+	used_note(s->all->core, base);
 	r = smap_put(&s->temp_roots, base, NULL);
 	if (r < 0)
 		account_let_go(&s->all->accounts, s->peer.uid, 1);

@@ -129,14 +129,14 @@ static int wait_for_either(struct session *s)
 int core_event(struct session *s, struct msg *ret)
 {
 	for (;;) {
-		int r = chan_recv(s->core, SESSION_MSG_MAX, ret);
+		int r = wait_for_either(s); /* chan_recv would wait for the core alone */
 
+		if (r)
+			return r;
+		r = chan_recv(s->core, SESSION_MSG_MAX, ret);
 		if (r > 0)
 			return -EPIPE;
 		if (r != -EAGAIN)
-			return r;
-		r = wait_for_either(s);
-		if (r)
 			return r;
 	}
 }

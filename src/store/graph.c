@@ -22,7 +22,7 @@ struct graph_load {
 };
 
 static const char *const queries[LOAD_END] = {
-	[LOAD_NODES] = "select id, path, narSize, deriver from ValidPaths order by id",
+	[LOAD_NODES] = "select id, path, narSize, deriver, registrationTime from ValidPaths order by id",
 	[LOAD_REFS] = "select referrer, reference from Refs order by referrer, reference",
 	[LOAD_OUTPUTS] = "select drv, path from DerivationOutputs order by drv",
 };
@@ -45,6 +45,7 @@ void graph_done(struct graph *g)
 	load_free(g->load);
 	free(g->id);
 	free(g->nar_size);
+	free(g->hours);
 	free(g->name);
 	free(g->deriver);
 	free(g->refs.first);
@@ -105,6 +106,8 @@ static int grow_nodes(struct graph *g)
 	if (r == 0)
 		r = grow((void **)&g->nar_size, cap, sizeof(*g->nar_size));
 	if (r == 0)
+		r = grow((void **)&g->hours, cap, sizeof(*g->hours));
+	if (r == 0)
 		r = grow((void **)&g->name, cap, sizeof(*g->name));
 	if (r == 0)
 		r = grow((void **)&g->load->deriver, cap, sizeof(*g->load->deriver));
@@ -133,6 +136,13 @@ static int put_name(struct graph *g, const char *base, uint32_t *ret)
 	return 0;
 }
 
+static uint32_t to_hours(int64_t seconds)
+{
+	int64_t hours = seconds / 3600;
+
+	return hours < 0 ? 0 : hours > UINT32_MAX ? UINT32_MAX : (uint32_t)hours;
+}
+
 static int node_row(struct graph *g)
 {
 	struct graph_load *l = g->load;
@@ -148,6 +158,7 @@ static int node_row(struct graph *g)
 		return r;
 	g->id[g->n] = (uint64_t)sqlite3_column_int64(l->st, 0);
 	g->nar_size[g->n] = (uint64_t)sqlite3_column_int64(l->st, 2);
+	g->hours[g->n] = to_hours(sqlite3_column_int64(l->st, 4));
 	l->deriver[g->n] = GRAPH_NONE;
 	deriver = g->keep_derivers ? db_base_of(l->db, (const char *)sqlite3_column_text(l->st, 3))
 				   : NULL;
@@ -182,6 +193,18 @@ uint32_t graph_find(const struct graph *g, const char *base)
 		uint32_t v = g->table[i];
 
 		if (v == GRAPH_NONE || !strcmp(graph_name(g, v), base))
+			return v;
+	}
+}
+
+uint32_t graph_find_digest(const struct graph *g, const char *digest)
+{
+	if (!g->table)
+		return GRAPH_NONE;
+	for (size_t i = hash_name(g, digest) & g->table_mask;; i = (i + 1) & g->table_mask) {
+		uint32_t v = g->table[i];
+
+		if (v == GRAPH_NONE || !memcmp(graph_name(g, v), digest, STORE_DIGEST_LEN))
 			return v;
 	}
 }

@@ -20,6 +20,7 @@ struct graph {
 	uint32_t n;
 	uint64_t *id;	    /* row ids, ascending */
 	uint64_t *nar_size; /* bytes */
+	uint32_t *hours;    /* since the epoch: when it was registered; the user may raise it */
 	uint32_t *name;	    /* offset of the base name in `names` */
 	uint32_t *deriver;  /* the node of a valid deriver, or GRAPH_NONE */
 	struct graph_edges refs;
@@ -55,6 +56,8 @@ static inline const char *graph_name(const struct graph *g, uint32_t v)
 }
 /* GRAPH_NONE for a path that was not valid in the snapshot. */
 uint32_t graph_find(const struct graph *g, const char *base);
+/* By the first 32 characters alone; nothing behind them is looked at. */
+uint32_t graph_find_digest(const struct graph *g, const char *digest);
 /* Marks the node; what it reaches is marked by graph_drain. GRAPH_NONE is fine. */
 void graph_mark(struct graph *g, uint32_t v);
 /* Walks on until the time, or (0) to the end. GRAPH_MORE or 0. */

@@ -28,6 +28,8 @@ static const char *const unreachable[] = {
 	"roots",
 	"roots-socket",
 	"durable",
+	"keep-recent",
+	"keep-size",
 	"build-cgroup",
 	"build-pids-max",
 	"build-memory-max",

@@ -156,6 +156,14 @@ static void test_stores(void **state)
 	assert_int_equal(s.ids, IDS_USE_SINGLE);
 	expect(&s, "durable", "strict", 0, NULL);
 	assert_int_equal(s.durable, 1);
+	expect(&s, "keep-recent", "2w", 0, NULL);
+	assert_int_equal(s.keep_recent, 14 * 24);
+	expect(&s, "keep-recent", "36h", 0, NULL);
+	assert_int_equal(s.keep_recent, 36);
+	expect(&s, "keep-recent", "3", 0, NULL);
+	assert_int_equal(s.keep_recent, 72);
+	expect(&s, "keep-size", "2G", 0, NULL);
+	assert_int_equal(s.keep_size, 2ULL << 30);
 	expect(&s, "trusted-users", "b a b", 0, NULL);
 	expect(&s, "extra-trusted-users", "c", 0, NULL);
 	assert_int_equal(s.trusted_users.n, 4); /* a list keeps order and doubles */
