@@ -551,6 +551,7 @@ static void on_end(struct build_run *run, const struct msg *m)
 					.drv = run->job.drv,
 					.opts = run->job.opts,
 					.inputs = &run->inputs.closure,
+					.replace = run->job.replace,
 					.end = &end };
 
 	if (run->end_seen || msg_decode(m, &build_end_layout, &run->arena, &end)) {

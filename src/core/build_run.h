@@ -10,12 +10,13 @@ struct core;
 struct runs;
 struct build_run;
 
-struct build_job {
+struct build_job { /* all pointers: as drv */
 	const char *drv_base;
 	const struct drv *drv;		 /* valid until `ended` or build_run_cancel */
 	const struct drv_opts *opts;	 /* as drv */
 	const struct settings *settings; /* needed only by build_run_start */
 	bool check;
+	const struct smap *replace; /* base names of valid outputs that are broken, or NULL */
 	uid_t keep_uid; /* who may read what a failed build leaves (settings->keep_failed) */
 	bool trusted; /* somebody in 'trusted-users' waits for it */
 };

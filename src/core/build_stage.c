@@ -181,6 +181,7 @@ int build_stage(const struct build_stage_input *in, struct arena *a, struct stag
 	for (size_t i = 0; i < n; i++) {
 		v[i].info = made[i].info;
 		v[i].dirfd = in->out_dirfd;
+		v[i].replace = in->replace && smap_has(in->replace, made[i].info.path.base);
 		v[i].refs_discarded = has_claimed_paths(in->drv) &&
 				      strv_has_sorted(&in->opts->unsafe_discard, made[i].name);
 		v[i].name = arena_strdup(a, made[i].info.path.base);

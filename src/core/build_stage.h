@@ -13,6 +13,7 @@ struct build_stage_input {
 	const struct drv_opts *opts;
 	const struct strv *inputs; /* base names, sorted */
 	const struct build_end *end;
+	const struct smap *replace;
 	int out_dirfd; /* <scratch>/out */
 };
 

@@ -99,6 +99,20 @@ static int parse_targets(struct request *r, const struct session_build *b, struc
 	return 0;
 }
 
+/* The session has compared contents with hashes; a trusted client's may be believed in that. What is
+ * done about it is a build like any other. */
+static int take_broken(struct request *r, const struct session_build *b, struct err *e)
+{
+	for (size_t i = 0; i < b->broken.n; i++) {
+		char *copy = arena_strdup(&r->arena, b->broken.v[i]);
+
+		if (!copy || strv_add_arena(&r->broken, &r->arena, copy) < 0 ||
+		    smap_put(&r->goals->broken, copy, r) < 0)
+			return err_errno(e, -ENOMEM, "reading the request");
+	}
+	return 0;
+}
+
 static struct owner *owner_get(struct goals *g, uid_t uid)
 {
 	struct owner *o;
@@ -139,6 +153,9 @@ static void request_free(struct request *r)
 			r->next->link = r->link;
 	}
 	owner_put(r->goals, r->owner);
+	for (size_t i = 0; i < r->broken.n; i++)
+		if (smap_get(&r->goals->broken, r->broken.v[i]) == r)
+			(void)smap_remove(&r->goals->broken, r->broken.v[i]);
 	for (size_t i = 0; i < r->targets.n; i++)
 		free(r->targets.v[i].error);
 	settings_done(&r->settings);
@@ -155,9 +172,7 @@ int request_new(struct goals *g, const struct session_build *b, const struct set
 
 	if (g->stopping)
 		return err_set(e, -ESHUTDOWN, "the daemon is shutting down");
-	if (b->mode == BUILD_REPAIR)
-		return err_set(e, 1, "Airplant does not repair paths by building them again");
-	if (b->mode != BUILD_NORMAL && b->mode != BUILD_CHECK)
+	if (b->mode > BUILD_CHECK)
 		return err_set(e, 1, "there is no build mode %llu", (unsigned long long)b->mode);
 	r = calloc(1, sizeof(*r));
 	if (!r)
@@ -166,6 +181,7 @@ int request_new(struct goals *g, const struct session_build *b, const struct set
 	r->ev = *events;
 	r->ctx = ctx;
 	r->check = b->mode == BUILD_CHECK;
+	r->repair = b->mode == BUILD_REPAIR;
 	r->with_results = b->with_results;
 	r->trusted = trusted;
 	r->arena = ARENA_INIT(REQUEST_MEMORY);
@@ -179,6 +195,8 @@ int request_new(struct goals *g, const struct session_build *b, const struct set
 		if (!err && b->drv && *b->drv)
 			err = given_take(r, b->drv, b->believed, e);
 	}
+	if (!err && r->repair)
+		err = take_broken(r, b, e);
 	if (!err) {
 		r->owner = owner_get(g, owner_uid);
 		if (!r->owner)
@@ -229,6 +247,8 @@ static void begin_opaque(struct request *r, struct target *t)
 {
 	int v = db_path_valid(r->goals->core->db, &t->path);
 
+	if (v == 0 && r->repair && smap_has(&r->goals->broken, t->path.base))
+		v = DB_ABSENT;
 	if (v == 0)
 		target_done(r, t, ALREADY_VALID, NULL);
 	else if (v == DB_ABSENT)
@@ -253,8 +273,8 @@ static void begin_drv(struct request *r, struct target *t)
 
 	if (!last)
 		wanted = (struct strv){ &t->chain.v[t->n_followed], 1 };
-	v = t->given ? outputs_valid_of(g, &t->given->drv)
-		     : outputs_valid(g, &t->path, &wanted, &unknown);
+	v = t->given ? outputs_valid_of(g, &t->given->drv, r->repair)
+		     : outputs_valid(g, &t->path, &wanted, r->repair, &unknown);
 	if (v == OUTPUTS_NO_DRV) {
 		target_fail(r, t, DEPENDENCY_FAILED, "failed to obtain derivation of '%s/%s'",
 			    t->path.base);
@@ -290,7 +310,9 @@ static void begin_drv(struct request *r, struct target *t)
 			t->follows = r->follows = true;
 		return;
 	}
-	goal = goal_get_given(g, &t->path, check, t->given ? t->given->text : NULL);
+	goal = goal_get_given(g, &t->path,
+			      check ? BUILD_CHECK : r->repair ? BUILD_REPAIR : BUILD_NORMAL,
+			      t->given ? t->given->text : NULL);
 	if (!goal || interest_add(r, goal, t) < 0)
 		target_fail(r, t, MISC_FAILURE, "out of memory while building '%s/%s'",
 			    t->path.base);
@@ -514,5 +536,6 @@ void goals_free(struct goals *g)
 	goals_sweep(g);
 	runs_free(g->runs);
 	smap_done(&g->by_key);
+	smap_done(&g->broken);
 	free(g);
 }

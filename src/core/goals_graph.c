@@ -15,30 +15,36 @@ static uint64_t now_sec(void)
 	return (uint64_t)time(NULL);
 }
 
-/* '?' and '!' cannot stand behind a .drv's name: the kinds never meet. */
-static char *key_of(const struct store_path *drv, bool check, const char *text)
+uint64_t goal_mode(const struct goal *g)
+{
+	return g->check ? BUILD_CHECK : g->repair ? BUILD_REPAIR : BUILD_NORMAL;
+}
+
+/* '?', '+' and '!' cannot stand behind a .drv's name: the kinds never meet. */
+static char *key_of(const struct store_path *drv, uint64_t mode, const char *text)
 {
 	char hex[64 + 1] = "", *key;
 	uint8_t digest[32];
+	static const char *const marks[] = { "", "+", "?" };
 
 	if (text) {
 		sha256(text, strlen(text), digest);
 		base16_encode(digest, sizeof(digest), hex);
 	}
-	if (asprintf(&key, "%s%s%s%s", drv->base, check ? "?" : "", text ? "!" : "", hex) < 0)
+	if (asprintf(&key, "%s%s%s%s", drv->base, marks[mode], text ? "!" : "", hex) < 0)
 		return NULL;
 	return key;
 }
 
-struct goal *goal_get(struct goals *g, const struct store_path *drv, bool check)
+struct goal *goal_get(struct goals *g, const struct store_path *drv, uint64_t mode)
 {
-	return goal_get_given(g, drv, check, NULL);
+	return goal_get_given(g, drv, mode, NULL);
 }
 
-struct goal *goal_get_given(struct goals *g, const struct store_path *drv, bool check,
+struct goal *goal_get_given(struct goals *g, const struct store_path *drv, uint64_t mode,
 			    const char *text)
 {
-	_cleanup_free_ char *key = key_of(drv, check, text);
+	_cleanup_free_ char *key = key_of(drv, mode, text);
 	struct goal *goal;
 
 	if (!key)
@@ -51,7 +57,8 @@ struct goal *goal_get_given(struct goals *g, const struct store_path *drv, bool 
 		return NULL;
 	goal->goals = g;
 	goal->drv_path = *drv;
-	goal->check = check;
+	goal->check = mode == BUILD_CHECK;
+	goal->repair = mode == BUILD_REPAIR;
 	goal->arena = ARENA_INIT(GOAL_MEMORY);
 	goal->given = text ? arena_strdup(&goal->arena, text) : NULL;
 	if ((text && !goal->given) || smap_put(&g->by_key, key, goal) < 0) {
@@ -285,7 +292,7 @@ void interests_drop_all(struct request *r)
 }
 
 static int paths_valid(struct goals *g, const struct strv *names, const struct strv *paths,
-		       const struct strv *wanted, const char **ret_unknown)
+		       const struct strv *wanted, bool repair, const char **ret_unknown)
 {
 	int missing = OUTPUTS_VALID;
 	size_t n_found = 0;
@@ -301,7 +308,7 @@ static int paths_valid(struct goals *g, const struct strv *names, const struct s
 								 : db_path_valid(g->core->db, &p);
 		if (r < 0)
 			return r;
-		if (r == DB_ABSENT)
+		if (r == DB_ABSENT || (repair && smap_has(&g->broken, p.base)))
 			missing = OUTPUTS_MISSING;
 	}
 	if (n_found < wanted->n) {
@@ -314,7 +321,7 @@ static int paths_valid(struct goals *g, const struct strv *names, const struct s
 }
 
 int outputs_valid(struct goals *g, const struct store_path *drv, const struct strv *wanted,
-		  const char **ret_unknown)
+		  bool repair, const char **ret_unknown)
 {
 	_cleanup_arena_ struct arena a = ARENA_INIT(16 << 20);
 	_cleanup_err_ struct err e = {};
@@ -327,10 +334,10 @@ int outputs_valid(struct goals *g, const struct store_path *drv, const struct st
 		return r;
 	if (r)
 		return OUTPUTS_MISSING; /* what is wrong with it is told when it is built */
-	return paths_valid(g, &names, &paths, wanted, ret_unknown);
+	return paths_valid(g, &names, &paths, wanted, repair, ret_unknown);
 }
 
-int outputs_valid_of(struct goals *g, const struct drv *d)
+int outputs_valid_of(struct goals *g, const struct drv *d, bool repair)
 {
 	_cleanup_arena_ struct arena a = ARENA_INIT(16 << 20);
 	_cleanup_err_ struct err e = {};
@@ -339,7 +346,7 @@ int outputs_valid_of(struct goals *g, const struct drv *d)
 
 	if (r)
 		return r < 0 ? r : OUTPUTS_MISSING;
-	return paths_valid(g, &names, &paths, &(struct strv){}, NULL);
+	return paths_valid(g, &names, &paths, &(struct strv){}, repair, NULL);
 }
 
 /* For a request that cannot ask the database. */
@@ -533,8 +540,8 @@ static bool settled_by_outputs(struct goal *g)
 
 	if (g->drv.kind == DRV_IMPURE)
 		return false;
-	v = g->given ? outputs_valid_of(g->goals, &g->drv)
-		     : outputs_valid(g->goals, &g->drv_path, &(struct strv){}, NULL);
+	v = g->given ? outputs_valid_of(g->goals, &g->drv, g->repair)
+		     : outputs_valid(g->goals, &g->drv_path, &(struct strv){}, g->repair, NULL);
 	if (v < 0) {
 		(void)err_errno(&e, v, "reading the outputs of '%s'", g->drv_path.base);
 		goal_fail(g, MISC_FAILURE, &e);
@@ -708,6 +715,8 @@ static void on_ended(void *ctx, const struct build_outcome *o)
 		build_again(g, o);
 		return;
 	}
+	for (size_t i = 0; ok && !g->check && i < o->n_outputs; i++)
+		(void)smap_remove(&g->goals->broken, o->outputs[i].path);
 	if (ok && !g->check) {
 		r = g->drv.kind == DRV_IMPURE ? goal_note_made(g, o->outputs, o->n_outputs)
 					      : realise_register(g->goals->core, &g->drv,
@@ -736,7 +745,8 @@ static const struct build_run_events run_events = {
 static int start_run(struct goal *g, struct err *e)
 {
 	struct build_job job = {
-		.drv_base = g->drv_path.base, .drv = &g->drv, .opts = &g->opts, .check = g->check
+		.drv_base = g->drv_path.base, .drv = &g->drv, .opts = &g->opts, .check = g->check,
+		.replace = g->repair ? &g->goals->broken : NULL
 	};
 	struct settings s;
 	int r = settings_copy(&g->payer->settings, &s);

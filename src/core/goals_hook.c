@@ -31,6 +31,15 @@ bool wants_hook(const struct request *r, const char *program)
 	return !program || !strcmp(own, program);
 }
 
+static int find_outputs(struct goal *g, struct arena *a, struct strv *names, struct strv *paths,
+			struct err *e)
+{
+	struct core *core = g->goals->core;
+
+	return g->given ? realise_drv_outputs(core, &g->drv, a, names, paths, e)
+			: realise_outputs(core, &g->drv_path, NULL, a, names, paths, e);
+}
+
 /* What is valid of the outputs: a check may be of some of them. */
 static int add_outputs(struct goal *g, struct arena *a, struct strv *ret)
 {
@@ -40,8 +49,7 @@ static int add_outputs(struct goal *g, struct arena *a, struct strv *ret)
 
 	for (size_t i = 0; i < g->made.n && r == 0; i++)
 		r = strv_add_arena(ret, a, (char *)path_of(g, a, g->made.v[i].path));
-	if (r == 0 && !g->made.n &&
-	    realise_outputs(g->goals->core, &g->drv_path, NULL, a, &names, &paths, &e) == 0)
+	if (r == 0 && !g->made.n && find_outputs(g, a, &names, &paths, &e) == 0)
 		for (size_t i = 0; i < paths.n && r == 0; i++) {
 			struct store_path p;
 

@@ -40,13 +40,13 @@ static int need_outputs(struct goal *g, const struct store_path *drv, const stru
 	*ret_there = true;
 	if (goal_was_given(g, drv))
 		return 0;
-	v = outputs_valid(all, drv, wanted, NULL);
+	v = outputs_valid(all, drv, wanted, g->repair, NULL);
 	if (v == OUTPUTS_VALID || v == OUTPUTS_NO_SUCH)
 		return 0; /* the latter is told when the build starts, in upstream's words */
 	*ret_there = false;
 	if (v < 0)
 		return err_errno(e, v, "reading the outputs of '%s'", drv->base);
-	dep = goal_get(all, drv, false);
+	dep = goal_get(all, drv, g->repair ? BUILD_REPAIR : BUILD_NORMAL);
 	return dep && goal_need(g, dep) == 0 ? 0
 					     : err_errno(e, -ENOMEM, "building '%s'", drv->base);
 }

@@ -72,7 +72,7 @@ struct goal {
 	char *key; /* of goals->by_key */
 	struct store_path drv_path;
 	char *given; /* the derivation's text, which then is not read from the store; or NULL */
-	bool check;
+	bool check, repair;
 	enum goal_state state;
 	struct arena arena;
 	struct drv drv;
@@ -161,7 +161,8 @@ struct request {
 	void *ctx;
 	struct settings settings;
 	struct owner *owner;
-	bool check, with_results, trusted, begun, over, dead;
+	bool check, repair, with_results, trusted, begun, over, dead;
+	struct strv broken; /* its entries of goals->broken */
 	bool follows; /* one of its targets does */
 	struct arena arena;
 	struct {
@@ -181,6 +182,7 @@ struct goals {
 	struct core *core;
 	struct runs *runs;
 	struct smap by_key;
+	struct smap broken; /* base names that a repair must make anew though they are valid */
 	struct goal *queue, **queue_end, *dead;
 	struct request *requests;
 	struct owner *owners;
@@ -202,9 +204,11 @@ void pin_target(struct goals *g, const struct target *t);
 void pin_goal(struct goal *g);
 
 /* goals_graph.c */
-struct goal *goal_get(struct goals *g, const struct store_path *drv, bool check); /* NULL: ENOMEM */
+/* `mode`: enum session_build_mode. NULL: ENOMEM. */
+struct goal *goal_get(struct goals *g, const struct store_path *drv, uint64_t mode);
+uint64_t goal_mode(const struct goal *g);
 /* The same for a derivation whose text came with a request (NULL: is in the store). */
-struct goal *goal_get_given(struct goals *g, const struct store_path *drv, bool check,
+struct goal *goal_get_given(struct goals *g, const struct store_path *drv, uint64_t mode,
 			    const char *text);
 /* `t` may be NULL. The request now waits for the goal and all it needs. 0 or -ENOMEM. */
 int interest_add(struct request *r, struct goal *g, struct target *t);
@@ -214,14 +218,14 @@ void goal_push(struct goal *g);
 void goal_step(struct goal *g);
 void goal_done(struct goal *g, bool ok, uint64_t status, const char *error);
 void goals_sweep(struct goals *g);
-/* 0: all wanted outputs (none named: all there are) are valid; 1: not, or not known beforehand;
+/* 0: all wanted outputs (none named: all there are) are valid (and, to repair, not broken); 1: not, or not known beforehand;
  * DB_ABSENT is not returned. -errno. */
 enum { OUTPUTS_VALID = 0, OUTPUTS_MISSING = 1, OUTPUTS_NO_DRV = 2, OUTPUTS_NO_SUCH = 3 };
 int outputs_valid(struct goals *g, const struct store_path *drv, const struct strv *wanted,
-		  const char **ret_unknown);
+		  bool repair, const char **ret_unknown);
 
 /* The same for all outputs of a derivation that came with a request. */
-int outputs_valid_of(struct goals *g, const struct drv *d);
+int outputs_valid_of(struct goals *g, const struct drv *d, bool repair);
 
 /* The goal, and all who wait for it, now wait for `dep` too. 0 or -ENOMEM. */
 int goal_need(struct goal *g, struct goal *dep);

@@ -211,7 +211,7 @@ static int follow(struct goal *g, const struct drv *d, const struct buf *text, s
 		r = realise_write_drv(all->core, &g->resolved, d, text, e);
 	if (r || g->state == GOAL_DONE) /* what was registered with it may have ended this goal */
 		return r;
-	dep = goal_get(all, &g->resolved, g->check);
+	dep = goal_get(all, &g->resolved, goal_mode(g));
 	if (!dep || goal_need(g, dep) < 0)
 		return err_errno(e, -ENOMEM, "building '%s'", g->resolved.base);
 	g->is_resolved = true;

@@ -67,19 +67,22 @@ static struct batch *batch_new(size_t n, place_done done, void *ctx)
 	b->regs = arena_array(&b->arena, n ? n : 1, sizeof(*b->regs));
 	b->modes = arena_array(&b->arena, n ? n : 1, sizeof(*b->modes));
 	b->sigs = arena_array(&b->arena, n ? n : 1, sizeof(*b->sigs));
-	if (!b->regs || !b->modes || !b->sigs) {
+	b->replaced = arena_array(&b->arena, n ? n : 1, sizeof(*b->replaced));
+	if (!b->replaced || !b->regs || !b->modes || !b->sigs) {
 		batch_free(b);
 		return NULL;
 	}
 	return b;
 }
 
-/* What was moved into the store leaves it again. */
+/* What was moved into the store leaves it again; but not what took the place of something: that was
+ * broken, and the row would be left without files. */
 static void take_back(struct place *p, struct batch *b)
 {
 	for (size_t i = 0; i < b->n_moved; i++) {
 		const char *base = b->regs[i].info.path.base;
-		int r = trash_put_uncounted(p->core, p->core->store_fd, base);
+		int r = b->replaced[i] ? 0
+				       : trash_put_uncounted(p->core, p->core->store_fd, base);
 
 		if (r < 0)
 			log_error("removing the unregistered '%s/%s': %s", p->core->store_dir, base,
@@ -95,14 +98,39 @@ static int cannot_move(const struct core *core, const char *base, int r, struct 
 	return err_errno(e, r, "moving '%s/%s' into the store", core->store_dir, base);
 }
 
+/* Swaps the two, so that at no time there is nothing; what was there goes to the trash. -ENOENT:
+ * nothing was. */
+static int swap_in(struct core *core, const struct staged *s)
+{
+	const char *base = s->info.path.base;
+	struct stat st;
+	int r;
+
+	if (fstatat(core->store_fd, base, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	/* A directory that changes its parent has to be writable itself. */
+	if (S_ISDIR(st.st_mode) && !(st.st_mode & S_IWUSR) &&
+	    fchmodat(core->store_fd, base, 0755, 0) < 0)
+		return -errno;
+	if (renameat2(s->dirfd, s->name, core->store_fd, base, RENAME_EXCHANGE) < 0)
+		return -errno;
+	r = trash_put_uncounted(core, s->dirfd, s->name);
+	if (r < 0)
+		log_warn("the former contents of '%s/%s' are not deleted: %s", core->store_dir,
+			 base, strerror(-r));
+	return 0;
+}
+
 /* Moves one object in. What is there without being valid is a leftover of a crash. */
 static int move_in(struct place *p, const struct staged *s, mode_t mode, struct err *e)
 {
 	struct core *core = p->core;
 	const char *base = s->info.path.base;
-	int r;
+	int r = s->replace ? swap_in(core, s) : -ENOENT;
 
-	if (renameat2(s->dirfd, s->name, core->store_fd, base, RENAME_NOREPLACE) < 0) {
+	if (r < 0 && r != -ENOENT)
+		return err_errno(e, r, "replacing '%s/%s'", core->store_dir, base);
+	if (r < 0 && renameat2(s->dirfd, s->name, core->store_fd, base, RENAME_NOREPLACE) < 0) {
 		if (errno != EEXIST)
 			return cannot_move(core, base, -errno, e);
 		r = trash_put_uncounted(core, core->store_fd, base);
@@ -116,7 +144,9 @@ static int move_in(struct place *p, const struct staged *s, mode_t mode, struct 
 		return 0;
 	r = tree_seal(core->store_fd, base);
 	if (r < 0) {
-		(void)trash_put_uncounted(core, core->store_fd, base); /* the first error counts */
+		if (!s->replace)
+			(void)trash_put_uncounted(core, core->store_fd,
+						  base); /* the first error counts */
 		return err_errno(e, r, "sealing '%s/%s'", core->store_dir, base);
 	}
 	return 0;
@@ -148,7 +178,8 @@ static int check_all(struct place *p, struct batch *b, const struct staged *v, s
 		r = db_path_valid(p->core->db, &v[i].info.path);
 		if (r < 0)
 			return err_errno(&b->err, r, "querying the database");
-		if (r == 0) {
+		b->replaced[b->n_regs] = r == 0 && v[i].replace;
+		if (r == 0 && !v[i].replace) {
 			r = copy_sigs(b, &v[i].info);
 			if (r < 0)
 				return err_set(&b->err, r, "out of memory");

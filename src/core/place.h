@@ -15,6 +15,7 @@ struct staged {
 	struct path_info info; /* registration_time 0: now */
 	int dirfd;	       /* directory that holds it; stays the caller's */
 	const char *name;      /* its name there */
+	bool replace;	     /* takes the place of a valid one (repair); its row is written anew */
 	bool refs_discarded; /* of a build: it may name itself although it has no such reference */
 };
 

@@ -15,6 +15,7 @@ struct batch {
 	struct arena arena;
 	struct registration *regs;
 	mode_t *modes;		/* per registration: st_mode of its top */
+	bool *replaced;		/* and: it took the place of a valid one */
 	size_t n_regs, n_moved; /* the first n_moved lie in the store */
 	/* Objects that were valid before: only their signatures count. */
 	struct path_info *sigs;

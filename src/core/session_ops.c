@@ -148,9 +148,7 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 	unsigned int flags = PLACE_FOREIGN;
 	struct err no_repair = {
 		.code = EPERM,
-		.msg = (char *)(trusted ? "Airplant does not replace the contents of valid paths"
-					: "repairing is not allowed because you are not in "
-					  "'trusted-users'"),
+		.msg = (char *)"repairing is not allowed because you are not in 'trusted-users'",
 	};
 	struct adding *ad;
 	struct staged *v;
@@ -159,7 +157,7 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 		refuse(s, m->id, "you are not allowed to add to the store");
 		return;
 	}
-	if (add->repair) {
+	if (add->repair && !trusted) {
 		done(s, m->id, &no_repair);
 		return;
 	}
@@ -185,6 +183,7 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 			free(ad);
 			return;
 		}
+		v[i].replace = add->repair;
 		(void)session_temp_root(s,
 					v[i].info.path.base); /* the session asks for more itself */
 	}

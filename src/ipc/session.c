@@ -42,7 +42,7 @@ LAYOUT(session_realisation_layout, struct session_realisation,
        HASH(session_realisation, drv_hash), STR(session_realisation, output),
        STR(session_realisation, path), STRV(session_realisation, sigs));
 LAYOUT(session_build_layout, struct session_build,
-       STRV(session_build, targets), U64(session_build, mode),
+       STRV(session_build, targets), U64(session_build, mode), STRV(session_build, broken),
        U64(session_build, with_results), STR(session_build, drv));
 LAYOUT(session_done_layout, struct session_done, U64(session_done, ok), STR(session_done, error));
 

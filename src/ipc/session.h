@@ -153,6 +153,7 @@ struct session_build {
 	/* Base name for an opaque path, "<base name>!out1,out2" or "<base name>!*" for outputs. */
 	struct strv targets;
 	uint64_t mode;
+	struct strv broken; /* BUILD_REPAIR: base names of what is valid and differs from its hash */
 	uint64_t with_results; /* op 46: the client reads each error in its result, so none is told
 				  twice */
 	/* Op 36: the text of the one target's derivation, without input derivations; it need not

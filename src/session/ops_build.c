@@ -23,6 +23,52 @@ static int get_request(struct session *s, struct build *b, struct err *e)
 	return session_may_ask(s, &b->targets, e);
 }
 
+/* What is not whole, and what has to be built for it. */
+static int scan_targets(struct session *s, struct build *b, struct err *e)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < b->targets.n && b->mode == BUILD_REPAIR && !b->drv; i++) {
+		const struct derived_path *t = &b->targets.v[i];
+
+		r = store_valid(s, &t->path, e);
+		store_release(s);
+		if (r == DB_ABSENT || t->chain.n) {
+			r = 0; /* the core has a sentence */
+		} else if (!r && t->built) {
+			r = repair_scan(s, &b->repair, &t->path, &t->outputs, t->all, e);
+		} else if (!r) {
+			r = repair_is_whole(s, &b->repair, &t->path, e);
+			r = r == 1 ? 0 : r;
+		}
+	}
+	return r;
+}
+
+static bool is_good(uint64_t status)
+{
+	return status <= 2 || status == 13; /* enum build_status: built, valid, and by what it resolves to */
+}
+
+/* The targets are whole or were repaired; is what they refer to? */
+static int closure_repaired(struct session *s, const struct build *b, struct err *e)
+{
+	const struct session_built *all = &b->built;
+
+	for (size_t i = 0; b->repair.more.n && !all->ok && i < all->results.n; i++) {
+		const struct session_result *r = &all->results.v[i];
+
+		if (is_good(r->status) || !strv_has(&b->repair.more, r->target))
+			continue;
+		tell(s, LVL_ERROR, "error: %s", r->error);
+		return err_set(e, OP_FAILED,
+			       "some paths in the output closure of derivation '%s' could not be "
+			       "repaired",
+			       store_print(s, b->targets.v[0].path.base));
+	}
+	return 0;
+}
+
 static int send_request(struct session *s, struct build *b, struct err *e)
 {
 	struct session_build msg = { .mode = b->mode,
@@ -34,7 +80,12 @@ static int send_request(struct session *s, struct build *b, struct err *e)
 		if (!t || strv_add_arena(&b->asked, &s->arena, t) < 0)
 			return too_large(e);
 	}
+	msg.broken = b->repair.broken;
 	msg.targets = b->asked;
+	for (size_t i = 0; i < b->repair.more.n; i++)
+		if (!strv_has(&b->asked, b->repair.more.v[i]) &&
+		    strv_add_arena(&msg.targets, &s->arena, b->repair.more.v[i]) < 0)
+			return too_large(e);
 	return core_send(s, SESSION_BUILD, &session_build_layout, &msg, &b->id);
 }
 
@@ -196,8 +247,11 @@ static int take_events(struct session *s, struct build *b)
 
 int build_run(struct session *s, struct build *b, struct err *e)
 {
-	int r = send_request(s, b, e);
+	int r = scan_targets(s, b, e);
 
+	if (!r)
+		r = send_request(s, b, e);
+	repair_done(&b->repair);
 	if (r)
 		return r;
 	open_activities(s, b);
@@ -210,7 +264,29 @@ int build_run(struct session *s, struct build *b, struct err *e)
 	}
 	close_activities(s, b);
 	store_release(s); /* what was built must be seen */
-	return r ?: s->out.rc;
+	return r ?: s->out.rc ?: closure_repaired(s, b, e);
+}
+
+int build_repair(struct session *s, const struct store_path *p, struct err *e)
+{
+	struct derived_path target = { .built = true, .all = true };
+	struct build b = { .mode = BUILD_REPAIR, .targets = { &target, 1 } };
+	struct wire_info info;
+	int r = store_info_must(s, p, &info, e);
+
+	if (!r && (!info.deriver || !*info.deriver ||
+		   store_path_parse_base(info.deriver, &target.path, NULL)))
+		r = DB_ABSENT;
+	if (!r)
+		r = store_valid(s, &target.path, e);
+	store_release(s);
+	if (r == DB_ABSENT)
+		return err_set(e, OP_FAILED, "cannot repair path '%s'", store_print(s, p->base));
+	if (!r)
+		r = build_run(s, &b, e);
+	if (!r && !b.built.ok)
+		r = err_set(e, OP_FAILED, "%s", b.built.error);
+	return r;
 }
 
 int op_build_paths(struct session *s, struct err *e)
@@ -287,7 +363,7 @@ int op_build_paths_with_results(struct session *s, struct err *e)
 		return too_large(e);
 	n = match_results(&b, results);
 	/* A refusal of the whole request has a sentence and no results. */
-	if ((n == 0 && b.targets.n > 0) || n != b.built.results.n)
+	if ((n == 0 && b.targets.n > 0) || (n != b.built.results.n && !b.repair.more.n))
 		return err_set(e, OP_FAILED, "%s",
 			       *b.built.error ? b.built.error : "the build request failed");
 	answer_begin(s);

@@ -1,7 +1,7 @@
 /* VerifyStore: is what the database says still what lies in the store?
  *
- * The session looks and hashes, all of it read-only. The one thing that is changed, the row of a
- * path that has gone, the core changes after a look of its own. */
+ * The session looks and hashes, all of it read-only. What is changed, the core changes: the row of a
+ * path that has gone, after a look of its own; and, to repair, contents, by a build. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -11,13 +11,14 @@
 
 #include "base/fd.h"
 #include "nar/tree.h"
+#include "session/build.h"
 #include "session/ops.h"
 
 struct verify {
 	struct session *s;
 	struct strv paths;   /* valid ones, by the database; the request's arena */
 	struct smap missing; /* of these, what is not in the store any more */
-	bool errors;
+	bool errors, repair;
 };
 
 static int db_trouble(struct err *e, int r)
@@ -83,6 +84,22 @@ static int is_needed(struct verify *v, const struct store_path *p, bool *ret, st
 	return 0;
 }
 
+/* What is wrong with `p` was told. */
+static int mend(struct verify *v, const struct store_path *p, struct err *e)
+{
+	_cleanup_err_ struct err why = {};
+	int r = v->repair ? build_repair(v->s, p, &why) : OP_FAILED;
+
+	if (r && r != OP_FAILED)
+		return r < 0 ? err_set(e, r, "%s", err_msg(&why)) : r;
+	if (!r)
+		return 0;
+	if (v->repair)
+		tell(v->s, LVL_ERROR, "error: %s", err_msg(&why));
+	v->errors = true;
+	return 0;
+}
+
 /* One round over what is missing: drops the rows that nothing refers to any more. */
 static int drop_round(struct verify *v, bool *ret_progress, struct err *e)
 {
@@ -114,6 +131,7 @@ static int drop_round(struct verify *v, bool *ret_progress, struct err *e)
 static int drop_missing(struct verify *v, struct err *e)
 {
 	bool progress = v->missing.n > 0;
+	struct store_path p;
 	int r = 0;
 
 	while (!r && progress)
@@ -123,7 +141,8 @@ static int drop_missing(struct verify *v, struct err *e)
 			continue;
 		tell(v->s, LVL_ERROR, "path '%s' disappeared, but it still has valid referrers!",
 		     store_print(v->s, v->paths.v[i]));
-		v->errors = true;
+		if (store_path_parse_base(v->paths.v[i], &p, NULL) == 0)
+			r = mend(v, &p, e);
 	}
 	return r;
 }
@@ -205,8 +224,7 @@ static int check_one(struct verify *v, const char *base, struct err *e)
 	print_hash(facts.nar_hash, got);
 	tell(s, LVL_ERROR, "path '%s' was modified! expected hash 'sha256:%s', got 'sha256:%s'",
 	     store_print(s, base), expected, got);
-	v->errors = true;
-	return 0;
+	return mend(v, &p, e);
 }
 
 static int check_contents(struct verify *v, struct err *e)
@@ -234,10 +252,9 @@ int op_verify_store(struct session *s, struct err *e)
 	if (r)
 		return r;
 	request_read(s);
-	if (repair)
-		return err_set(e, OP_FAILED, "%s",
-			       s->client.trusted ? "Airplant does not yet repair paths"
-						 : "you are not privileged to repair paths");
+	if (repair && !s->client.trusted)
+		return err_set(e, OP_FAILED, "you are not privileged to repair paths");
+	v.repair = repair;
 	r = find_missing(&v, e);
 	if (!r)
 		r = drop_missing(&v, e);

@@ -393,7 +393,7 @@ static void unknown_targets_are_told(void **state)
 	assert_int_not_equal(
 		request_new(core.goals, &b, &core.settings, 1, false, &none, NULL, &r, &e), 0);
 	strv_done(&b.targets);
-	b.mode = BUILD_REPAIR;
+	b.mode = BUILD_CHECK + 1;
 	assert_int_not_equal(
 		request_new(core.goals, &b, &core.settings, 1, false, &none, NULL, &r, &e), 0);
 	err_done(&e);
