@@ -30,8 +30,9 @@ def start(d, conf):
     return d.start()
 
 
-def test_post_build_hook_hears_of_every_build_once(plain):
-    d = plain
+@pytest.mark.parametrize("mode", ["single", "subid"])  # in the latter the core itself may use newuidmap
+def test_post_build_hook_hears_of_every_build_once(make_daemon, mode):
+    d = make_daemon(mode, start=False)
     out = d.base / "heard"
     h = hook(d, "post", f'echo "$DRV_PATH -> $OUT_PATHS" >> {out}\necho "user $(id -u)"; '
              'grep -E "^(CapEff|CapPrm|NoNewPrivs)" /proc/self/status; echo "NIX_REMOTE=$NIX_REMOTE"\n'
