@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "build/bind.h"
 #include "build/network.h"
 #include "build/supervisor.h"
 
@@ -59,46 +60,6 @@ int root_scratch(struct build *b, struct err *e)
 	return 0;
 }
 
-/* "/a/b" -> "a/b"; "" for "/". The working directory is the new root everywhere below. */
-static const char *rel(const char *path)
-{
-	while (*path == '/')
-		path++;
-	return path;
-}
-
-/* Makes the directories of `path` (relative, no symlinks followed). */
-static int make_dirs(const char *path, bool parents_only)
-{
-	_cleanup_free_ char *copy = strdup(path);
-
-	if (!copy)
-		return -ENOMEM;
-	for (char *p = copy; *p;) {
-		p += strcspn(p, "/");
-		bool last = !*p;
-
-		if (last && parents_only)
-			return 0;
-		*p = 0;
-		if (mkdir(copy, 0755) < 0) {
-			struct stat st;
-
-			if (errno != EEXIST)
-				return -errno;
-			if (lstat(copy, &st) < 0)
-				return -errno;
-			if (!S_ISDIR(st.st_mode))
-				return -ENOTDIR;
-		}
-		if (last)
-			return 0;
-		*p++ = '/';
-		p += strspn(p, "/");
-	}
-	return 0;
-}
-
 static int put_file(const char *path, const char *text, mode_t mode)
 {
 	_cleanup_close_ int fd =
@@ -109,61 +70,13 @@ static int put_file(const char *path, const char *text, mode_t mode)
 	return write_full(fd, text, strlen(text));
 }
 
-static int copy_link(int dirfd, const char *source, const char *target)
-{
-	char to[4096];
-	ssize_t n = readlinkat(dirfd, source, to, sizeof(to) - 1);
-
-	if (n < 0)
-		return -errno;
-	if ((size_t)n == sizeof(to) - 1)
-		return -ENAMETOOLONG;
-	to[n] = 0;
-	if (symlink(to, target) < 0 && errno != EEXIST)
-		return -errno;
-	return 0;
-}
-
-/* Something is mounted on the target now, as opposed to a symlink or nothing. */
-enum { BOUND = 1 };
-
-/* Binds `source` on `target` (relative to the new root). A symlink is recreated. */
-static int bind_path(const char *source, const char *target, bool optional, struct err *e)
-{
-	struct stat st;
-	int r;
-
-	if (lstat(source, &st) < 0) {
-		if (optional && (errno == ENOENT || errno == ENOTDIR))
-			return 0;
-		return err_errno(e, -errno, "getting attributes of path " Q_PATH, source);
-	}
-	r = make_dirs(target, !S_ISDIR(st.st_mode));
-	if (r == 0 && S_ISLNK(st.st_mode))
-		return (r = copy_link(AT_FDCWD, source, target)) == 0
-			       ? 0
-			       : err_errno(e, r, "creating symlink '/%s'", target);
-	if (r == 0 && !S_ISDIR(st.st_mode))
-		r = put_file(target, "", 0444);
-	if (r == 0 && mount(source, target, NULL, MS_BIND | MS_REC, NULL) < 0)
-		r = -errno;
-	if (r < 0)
-		return err_errno(e, r,
-				 "bind mount from " Q_PATH " to " C_MAGENTA "\"/%s\"" C_NORMAL
-				 " failed",
-				 source, target);
-	return S_ISLNK(st.st_mode) ? 0 : BOUND;
-}
-
-/* The host's file behind `path`, symlinks resolved, as upstream resolves those it adds itself. */
-static int bind_resolved(const char *path, bool optional, struct err *e)
+/* The host's file behind `path`, symlinks resolved, as upstream resolves those it adds itself.
+ * Nothing where there is none. */
+static int bind_resolved(const struct build *b, const char *path, struct err *e)
 {
 	_cleanup_free_ char *real = realpath(path, NULL);
 
-	if (!real)
-		return optional ? 0
-				: err_errno(e, -errno, "getting attributes of path " Q_PATH, path);
-	return bind_path(real, rel(path), optional, e);
+	return real ? bind_path(b, real, path, true, 0, e) : 0;
 }
 
 static int set_attr(const char *path, unsigned int flags, uint64_t set, uint64_t clear)
@@ -178,7 +91,7 @@ static int set_attr(const char *path, unsigned int flags, uint64_t set, uint64_t
 static int scratch_dir(struct build *b, const char *name, const char *target, struct err *e)
 {
 	char source[64];
-	int r = make_dirs(target, false);
+	int r = bind_make_dirs(target);
 
 	snprintf(source, sizeof(source), "/proc/self/fd/%d/%s", b->top, name);
 	if (r == 0 && mount(source, target, NULL, MS_BIND, NULL) < 0)
@@ -311,8 +224,8 @@ static int make_store(struct build *b, struct err *e)
 	_cleanup_close_ int store = open(b->s.real_store, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_close_ int root = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_free_ bool *bind = calloc(b->s.inputs.n + 1, sizeof(*bind));
-	const char *target = rel(b->s.store_dir);
-	int r = make_dirs(target, false);
+	const char *target = bind_rel(b->s.store_dir);
+	int r = bind_make_dirs(target);
 
 	if (r < 0 || store < 0 || root < 0 || !bind)
 		return err_errno(e, r < 0 ? r : -errno, "opening the store '%s'", b->s.real_store);
@@ -333,33 +246,6 @@ static int make_store(struct build *b, struct err *e)
 	return r;
 }
 
-/* Is `path` the directory `dir` or something in it? Both without symlinks. */
-static bool lies_in(const char *path, const char *dir)
-{
-	size_t len = strlen(dir);
-
-	if (!strcmp(dir, "/"))
-		return true;
-	return !strncmp(path, dir, len) && (path[len] == '/' || !path[len]);
-}
-
-/* Of what is bound from the host: nothing that gives a privilege, no device but where devices are
- * asked for. `more` is added. */
-static int restrict_bind(const struct build *b, const char *source, const char *target,
-			 uint64_t more, struct err *e)
-{
-	uint64_t attrs = more | (b->s.allow_new_privileges ? 0 : MOUNT_ATTR_NOSUID);
-	struct stat st;
-	int r;
-
-	if (stat(target, &st) < 0)
-		return err_errno(e, -errno, "getting attributes of path " Q_PATH, target);
-	if (!S_ISCHR(st.st_mode) && !S_ISBLK(st.st_mode) && !lies_in(source, "/dev"))
-		attrs |= MOUNT_ATTR_NODEV;
-	r = attrs ? set_attr(target, AT_RECURSIVE, attrs, 0) : 0;
-	return r < 0 ? err_errno(e, r, "restricting the mount on '/%s'", target) : 0;
-}
-
 static int make_dev(struct build *b, struct err *e)
 {
 	static const char *const nodes[] = { "/dev/full", "/dev/null",	  "/dev/random",
@@ -374,18 +260,14 @@ static int make_dev(struct build *b, struct err *e)
 	if (mkdir("dev", 0755) < 0 || mkdir("dev/shm", 0755) < 0 || mkdir("dev/pts", 0755) < 0)
 		return err_errno(e, -errno, "creating '/dev'");
 	for (size_t i = 0; i < ELEMENTS(nodes); i++) {
-		int r = bind_path(nodes[i], nodes[i] + 1, false, e);
+		int r = bind_path(b, nodes[i], nodes[i], false, MOUNT_ATTR_NOEXEC, e);
 
-		if (r >= 0)
-			r = restrict_bind(b, nodes[i], nodes[i] + 1, MOUNT_ATTR_NOEXEC, e);
 		if (r < 0)
 			return r;
 	}
 	if (b->s.kvm) {
-		int r = bind_path("/dev/kvm", "dev/kvm", false, e);
+		int r = bind_path(b, "/dev/kvm", "/dev/kvm", false, MOUNT_ATTR_NOEXEC, e);
 
-		if (r >= 0)
-			r = restrict_bind(b, "/dev/kvm", "dev/kvm", MOUNT_ATTR_NOEXEC, e);
 		if (r < 0)
 			return r;
 	}
@@ -435,7 +317,7 @@ static int make_etc(struct build *b, struct err *e)
 		 "nobody:x:65534:65534:Nobody:/:/noshell\n",
 		 uid, gid, b->s.build_dir);
 	snprintf(group, sizeof(group), "root:x:0:\nnixbld:!:%u:\nnogroup:x:65534:\n", gid);
-	r = make_dirs("etc", false);
+	r = bind_make_dirs("etc");
 	if (r == 0)
 		r = put_file("etc/passwd", passwd, 0444);
 	if (r == 0)
@@ -451,9 +333,7 @@ static int make_etc(struct build *b, struct err *e)
 	static const char *const network[] = { "/etc/services", "/etc/hosts" };
 
 	for (size_t i = 0; b->s.network && i < ELEMENTS(network); i++) {
-		r = bind_resolved(network[i], true, e);
-		if (r == BOUND)
-			r = restrict_bind(b, network[i], rel(network[i]), 0, e);
+		r = bind_resolved(b, network[i], e);
 		if (r < 0)
 			return r;
 	}
@@ -473,22 +353,19 @@ static bool is_protected(const struct build *b, const char *source)
 	_cleanup_free_ char *store = realpath(b->s.real_store, NULL);
 	_cleanup_free_ char *scratch = realpath(b->s.scratch, NULL);
 
-	if (!real || !store || !scratch || lies_in(real, store))
+	if (!real || !store || !scratch || bind_lies_in(real, store))
 		return true; /* what cannot be told is treated with care */
-	return b->ids.mode == IDS_SINGLE && (lies_in(store, real) || lies_in(scratch, real));
+	return b->ids.mode == IDS_SINGLE &&
+	       (bind_lies_in(store, real) || bind_lies_in(scratch, real));
 }
 
 static int bind_one(struct build *b, const char *source, const char *target, bool optional,
 		    struct err *e)
 {
 	bool protect = is_protected(b, source);
-	int r = bind_path(source, target, optional, e);
 
-	if (r != BOUND)
-		return r;
-	return restrict_bind(b, source, target,
-			     protect ? MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV : 0,
-			     e);
+	return bind_path(b, source, target, optional,
+			 protect ? MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV : 0, e);
 }
 
 /* The configured paths, parents before what lies in them. */
@@ -505,9 +382,9 @@ static int bind_configured(struct build *b, struct err *e)
 			p->value[len - 1] = 0;
 		if (!strcmp(p->value, "/proc"))
 			continue; /* there is one already */
-		if (p->name[0] != '/' || strstr(p->name, "/../") || !*rel(p->name))
+		if (p->name[0] != '/' || strstr(p->name, "/../") || !*bind_rel(p->name))
 			return err_set(e, -EINVAL, "invalid sandbox path '%s'", p->name);
-		r = bind_one(b, p->value, rel(p->name), optional, e);
+		r = bind_one(b, p->value, p->name, optional, e);
 		if (r < 0)
 			return r;
 	}
@@ -526,7 +403,7 @@ bool root_shares(const struct build *b)
 		len = strlen(path);
 		if (len && path[len - 1] == '?')
 			path[len - 1] = 0;
-		if (strcmp(path, b->s.real_store) && lies_in(path, b->s.real_store) &&
+		if (strcmp(path, b->s.real_store) && bind_lies_in(path, b->s.real_store) &&
 		    !strstr(path, "/../"))
 			continue; /* there are no sockets in a store */
 		if (stat(path, &st) < 0 ? errno != ENOENT
@@ -566,7 +443,7 @@ static int set_names(struct err *e)
 /* Takes the write bits from every directory that upstream's builder cannot write to either. */
 static int seal_dirs(struct build *b, struct err *e)
 {
-	_cleanup_free_ char *parents = strdup(rel(b->s.store_dir));
+	_cleanup_free_ char *parents = strdup(bind_rel(b->s.store_dir));
 	char *slash;
 
 	if (!parents)
@@ -590,7 +467,7 @@ static int build_root(struct build *b, struct err *e)
 	if (r == 0)
 		r = make_store(b, e);
 	if (r == 0)
-		r = scratch_dir(b, "build", rel(b->s.build_dir), e);
+		r = scratch_dir(b, "build", bind_rel(b->s.build_dir), e);
 	if (r == 0 && !has_bind(b, "/dev"))
 		r = make_dev(b, e);
 	if (r == 0)
@@ -666,7 +543,7 @@ static int make_sys(const struct build *b, struct err *e)
 		return err_errno(e, -errno, "creating '/sys'");
 	if (!b->s.fixed && mount("none", "sys", "sysfs", flags | MS_RDONLY, NULL) < 0)
 		return err_errno(e, -errno, "mounting /sys");
-	if (b->s.fixed && make_dirs("sys/fs/cgroup", false) < 0)
+	if (b->s.fixed && bind_make_dirs("sys/fs/cgroup") < 0)
 		return err_errno(e, -errno, "creating '/sys/fs/cgroup'");
 	if (b->cgroup >= 0 && mount("none", "sys/fs/cgroup", "cgroup2", flags, NULL) < 0)
 		return err_errno(e, -errno, "mounting /sys/fs/cgroup");

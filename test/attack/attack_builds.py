@@ -2,6 +2,7 @@
 import hashlib
 import os
 import pathlib
+import signal
 import subprocess
 import tempfile
 import threading
@@ -66,6 +67,15 @@ def assert_intact(d):
         st = path.lstat()
         assert not st.st_mode & 0o6000 or path.is_dir() and not st.st_mode & 0o4000, path
     assert d.nix_build(f'sh "after-{time.monotonic_ns()}" "echo > $out"').returncode == 0
+
+
+def stop_traced(d):
+    """Ends a daemon that runs under strace, which does not pass a signal on."""
+    for pid, name in d.children().items():
+        if name == "airplantd":
+            os.kill(pid, signal.SIGTERM)
+    d.core.wait(10)
+    d.stop()
 
 
 def wait_clean(d):

@@ -16,7 +16,7 @@ import zlib
 
 import pytest
 
-from attack_builds import (HELLO, answers, assert_intact, attacker, builder_of, fixed, make_hostile, plain, snapshot, start, until,
+from attack_builds import (HELLO, answers, assert_intact, attacker, builder_of, fixed, make_hostile, plain, snapshot, start, stop_traced, until,
                            wait_clean)
 from conftest import ALICE, BOB, MODES, PRELUDE, wait_for
 
@@ -191,12 +191,12 @@ def test_traps(make_daemon, attacker):
     d.nix_build(plain("look", "/bin/busybox mkdir -p a/b c; echo x > a/b/f; echo x > c/f; /bin/busybox mkdir -p $out/x/y; exit 0"))
     d.nix_build(plain("look2", "/bin/busybox mkdir -p a/b; echo x > a/b/f; exit 1"), check=False, args=["--keep-failed"])
     wait_clean(d)
-    d.stop()
+    stop_traced(d)
     d.wrap = []
     text = (trace / "calls").read_text(errors="replace")
     seen = {n for n in re.findall(r'"(?:[^"\\\n]*/)?([^"/\\\n]+)"', text)}
     assert {"out", "store", "keep"} <= seen and any(n.startswith(".rm") for n in seen), sorted(seen)
-    names = sorted(n for n in seen | set(TRAPS) if re.fullmatch(r"[A-Za-z0-9._?+=-]+", n) and n not in (".", "..") and not n.endswith("-look"))
+    names = sorted(n for n in seen | set(TRAPS) if re.fullmatch(r"[A-Za-z0-9._?+=-]+", n) and n not in (".", "..", d.base.name) and not n.endswith("-look"))
     (d.base / "names").write_text("\n".join(names) + "\n")
     (d.base / "names").chmod(0o644)
     d.write_conf(f"extra-sandbox-paths = /bin/busybox /attack={attacker} /names={d.base}/names\n")
