@@ -728,6 +728,10 @@ static int writes_map(char **argv) /* a core, where somebody wants one */
 	struct rlimit l;
 
 	(void)argv;
+	/* With 0 the kernel would start a handler that is a program; with 1 alone it does not. */
+	setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, RLIM_INFINITY });
+	prlimit(0, RLIMIT_CORE, &(struct rlimit){ 0, RLIM_INFINITY }, NULL);
+	i386(75, RLIMIT_CORE, (long)mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0), 0, 0);
 	getrlimit(RLIMIT_CORE, &l);
 	printf("core limit %ld %ld\n", (long)l.rlim_cur, (long)l.rlim_max);
 	return 0;

@@ -1,10 +1,6 @@
 """A builder lets somebody else hold its output open, and has it registered: CVE-2024-27297, CVE-2026-39860 and what is like them.
 
-Defences, and what was seen red without them:
-| test | defence | red without |
-|---|---|---|
-| another_build_holds_the_output[writable, mapped] | is_held() in nar/tree_canon.c | the call of it |
-| another_build_holds_the_output[readable, directory], mode single | sees_others() in build/outputs.c | its last line |
+Each test names its defence. test/attack/mutate takes them out one at a time, and says which test does not notice.
 """
 import contextlib
 import os
@@ -47,7 +43,7 @@ def test_another_build_holds_the_output(make_daemon, attacker, mode, held):
     kind, script = HOLDS[held]
     d = make_hostile(make_daemon, attacker, mode, binds=["/shared=SHARED"])
     holder = start(d, plain("holder", f"/attack hold /shared/s /shared/go {kind}; echo > $out"), user=BOB)
-    wait = until(holder, "listening")
+    until(holder, "listening")
     out = d.nix_build(plain("leak", script)).stdout.strip()
     finish(d, holder, out)
     assert_intact(d)

@@ -1,8 +1,6 @@
 """What a builder can reach: processes, namespaces, devices, the machine, other builds; and who can reach it.
 
-Defences, and what was seen red without them:
-| test | defence | red without |
-|---|---|---|
+Each test names its defence. test/attack/mutate takes them out one at a time, and says which test does not notice.
 """
 import os
 import pathlib
