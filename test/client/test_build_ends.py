@@ -91,9 +91,9 @@ def test_deep_and_locked_trees(make_daemon):
 import os
 os.mkdir('locked'); os.mkdir('locked/in'); open('locked/in/f', 'w').close(); os.mkdir(b'\xff\n*'); os.symlink('/etc', 'link')
 os.link('locked/in/f', 'second'); os.mkfifo('fifo')
-for top in ('/build/deep', '/tmp/deep'):
+for top, depth in ('/build/deep', 10000), ('/tmp/deep', 500):
     os.makedirs(top, exist_ok=True); os.chdir(top)
-    for i in range(10000):
+    for i in range(depth):
         os.mkdir('d'); os.chdir('d')
     open('bottom', 'w').close()
 os.chmod('/build/locked/in', 0); os.chmod('/build/locked', 0)
@@ -176,7 +176,7 @@ def test_cancelled_while_its_outputs_are_collected(make_daemon, mode):
     """The tree is measured and given away when its client leaves: nothing is registered, and all of it goes."""
     daemon = make_daemon(mode, "max-jobs = 1\n")
     client = daemon.popen("nix-build", "--no-out-link", "-E", PRELUDE + '''sh "huge"
-        "mkdir $out; cd $out; seq 1 60000 | xargs touch; echo made"''')
+        "mkdir $out; cd $out; seq 1 30000 | xargs touch; echo made"''')
     for line in client.stdout:
         if line.strip() == "made":
             break
@@ -234,3 +234,55 @@ with open('/build/rest', 'wb') as f:
     finally:
         daemon.stop()
         subprocess.run(["umount", "-l", str(daemon.store)], check=True)
+
+
+FUSE = """
+import ctypes, os, struct, threading
+libc = ctypes.CDLL(None, use_errno=True)
+os.makedirs('/build/fuse')
+fd = os.open('/dev/fuse', os.O_RDWR)
+if libc.mount(b'stuck', b'/build/fuse', b'fuse', 6, b'fd=%d,rootmode=40000,user_id=0,group_id=0' % fd) != 0:
+    raise OSError(ctypes.get_errno(), 'mount')
+def server():
+    while True:
+        _, op, unique, _ = struct.unpack_from('<IIQQ', os.read(fd, 1 << 17))
+        if op == 26:
+            body = struct.pack('<IIIIHHIIHH', 7, 31, 65536, 0, 12, 10, 65536, 1, 32, 0) + bytes(28)
+            os.write(fd, struct.pack('<IiQ', 16 + len(body), 0, unique) + body)
+if os.fork() == 0:
+    server()
+os.close(fd)  # while somebody who waits for the server had it himself, nobody could end him
+for _ in range(3):
+    if os.fork() == 0:
+        os.stat('/build/fuse/never')
+import time
+time.sleep(0.5)
+open(os.environ['out'], 'w').close()
+print('now', flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["by itself", "client leaves"])
+def test_a_file_system_that_does_not_answer(make_daemon, end):
+    """A build that is root of its ids mounts a file system of its own in its scratch, whose server never answers; some of its
+    processes wait for that."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.fail("this machine has no /dev/fuse")
+    daemon = make_daemon("broker", PYTHON_PATHS + "extra-sandbox-paths = /dev/fuse\n")
+    code = FUSE + ("" if end == "by itself" else "time.sleep(1000)\n")
+    expr = python_builder("fuse", code).replace("builder =", 'requiredSystemFeatures = [ "uid-range" ]; builder =')
+    client = daemon.popen("nix-build", "--no-out-link", "-E", expr)
+    said = ""
+    for line in client.stdout:
+        said += line
+        if line.strip() == "now":
+            break
+    else:
+        raise AssertionError(said)
+    if end == "client leaves":
+        client.kill()
+    client.communicate(timeout=20)
+    assert (client.returncode == 0) == (end == "by itself")
+    assert daemon.nix_build('sh "next" "echo > $out"').returncode == 0
+    answers_quickly(daemon)
+    wait_for(lambda: is_all_gone(daemon), daemon.daemon_log)
