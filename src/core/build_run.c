@@ -696,7 +696,8 @@ static void exited(struct build_run *run)
 {
 	siginfo_t si = {};
 
-	if (waitid(P_PIDFD, (id_t)run->pidfd, &si, WEXITED | WNOHANG) < 0 || si.si_pid == 0)
+	/* Its end was seen. Where somebody traced it, he is told first: a moment. */
+	if (waitid(P_PIDFD, (id_t)run->pidfd, &si, WEXITED) < 0)
 		return;
 	if (si.si_code != CLD_EXITED)
 		log_error("the supervisor of the build of '%s' was ended by signal %d",
