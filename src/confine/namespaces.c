@@ -36,8 +36,9 @@ static void explain(const char *kind, const char *limit_name, int error, char *r
 	else if (sysctl_value("kernel/apparmor_restrict_unprivileged_userns") == 1)
 		snprintf(
 			ret, size,
-			"AppArmor refuses them to programs without a profile; give Airplant's one "
-			"with 'userns,', or set kernel.apparmor_restrict_unprivileged_userns to 0");
+			"AppArmor refuses them to programs without a profile; load Airplant's, "
+			"airplant.apparmor, or set kernel.apparmor_restrict_unprivileged_userns to "
+			"0");
 	else
 		snprintf(ret, size,
 			 "a security module or the system call filter of a container refuses them");
