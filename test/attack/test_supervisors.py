@@ -20,11 +20,12 @@ import time
 import pytest
 
 from conftest import ALICE, Daemon, PRELUDE, wait_for
-from puppet import AT_FDCWD, SUPERVISOR, Ended, Puppet, programs, text, texts, u64
+from puppet import AT_FDCWD, SUPERVISOR, Ended, Puppet, messages, programs, text, texts, u64
 from worker import Worker, nar
 
-START, NEED_IDS, IDS, RUNNING, LOG, END, RELEASE, CANCEL, BYE = range(1, 10)
-O_DIRECTORY = os.O_DIRECTORY
+KINDS = messages("build.h", "build_msg")
+START, NEED_IDS, IDS, RUNNING, LOG, END, RELEASE, BYE = (
+    KINDS["BUILD_" + name] for name in ("START", "NEED_IDS", "IDS", "RUNNING", "LOG", "END", "RELEASE", "BYE"))
 
 
 class Machine:
