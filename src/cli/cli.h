@@ -9,4 +9,5 @@ struct cli_dirs {
 };
 
 /* argv[0] is the subcommand. The exit status; 2 for errors, which were told. */
+int cli_config(const struct cli_dirs *dirs, int argc, char **argv);
 int cli_roots(const struct cli_dirs *dirs, int argc, char **argv);

@@ -11,6 +11,7 @@ static const struct verb {
 	const char *name, *args, *help;
 	int (*run)(const struct cli_dirs *dirs, int argc, char **argv);
 } verbs[] = {
+	{ "config", "[--json] [NAME …]", "each setting, who has set it, and what is ignored", cli_config },
 	{ "roots", "[--all] PATH", "what keeps a store path from being collected", cli_roots },
 };
 

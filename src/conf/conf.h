@@ -78,6 +78,19 @@ uint64_t settings_max_jobs(const struct settings *s);
 int settings_load(struct settings *s, const char *conf_dir, const char *nix_config,
 		  void (*warn)(void *ctx, const char *text), void *ctx, struct err *e);
 
+/* The same for somebody who wants to know where a value comes from: `assigned` hears of each
+ * assignment in order, with the name of the setting as the table has it. */
+struct conf_watch {
+	void (*warn)(void *ctx, const char *text);
+	void (*assigned)(void *ctx, const char *name, const char *value, const char *file,
+			 unsigned int line);
+	void *ctx;
+};
+int settings_load_watched(struct settings *s, const char *conf_dir, const char *nix_config,
+			  const struct conf_watch *watch, struct err *e);
+/* What a person may have meant by a name nobody knows; NULL: nothing near. */
+const char *settings_nearest(const char *name);
+
 enum { CONF_UNKNOWN = 1, CONF_BAD = 2 };
 /* One assignment; "extra-" names append; aliases are known. CONF_BAD with upstream's sentence. */
 int settings_set(struct settings *s, const char *name, const char *value, struct err *e);

@@ -25,6 +25,7 @@ struct line {
 struct loader {
 	struct settings *s;
 	struct conf_notice notice;
+	const struct conf_watch *watch; /* or NULL */
 	struct strv warned; /* unknown names, told once each */
 	struct line *lines;
 	size_t n, cap;
@@ -285,6 +286,8 @@ static int apply_line(struct loader *l, const struct line *line, struct err *e)
 	if (!row)
 		return warn_unknown(l, line->name);
 	r = conf_assign(l->s, row, line->value, append, &l->notice, e);
+	if (r == 0 && l->watch && l->watch->assigned)
+		l->watch->assigned(l->watch->ctx, row->name, line->value, line->file, line->number);
 	if (r == 0 && !strcmp(row->name, "max-jobs"))
 		l->s->max_jobs_set = true;
 	if (r)
@@ -339,10 +342,25 @@ static int load_text(struct loader *l, const char *value, struct err *e)
 	return r ? r : apply_lines(l, e);
 }
 
+const char *settings_nearest(const char *name)
+{
+	return nearest_name(name, false);
+}
+
 int settings_load(struct settings *s, const char *conf_dir, const char *nix_config,
 		  void (*warn_cb)(void *ctx, const char *text), void *ctx, struct err *e)
 {
-	_cleanup_(loader_done) struct loader l = { .s = s, .notice = { warn_cb, ctx } };
+	const struct conf_watch watch = { .warn = warn_cb, .ctx = ctx };
+
+	return settings_load_watched(s, conf_dir, nix_config, &watch, e);
+}
+
+int settings_load_watched(struct settings *s, const char *conf_dir, const char *nix_config,
+			  const struct conf_watch *watch, struct err *e)
+{
+	_cleanup_(loader_done) struct loader l = {
+		.s = s, .watch = watch, .notice = { watch->warn, watch->ctx }
+	};
 	int r = load_file(&l, conf_dir, "nix.conf", e);
 
 	if (!r)

@@ -177,7 +177,7 @@ const struct conf_row conf_table[] = {
 	{ "warn-short-path-literals", CONF_BOOL, GROUP_OTHER },
 
 	/* Airplant's own */
-	{ "may", CONF_STRING, GROUP_OTHER, KEEP(may) },
+	{ "may", CONF_STRING, GROUP_OTHER, KEEP_OWN(may) },
 	{ "ids", CONF_ENUM, GROUP_OTHER, WORDS("auto", "broker", "subid", "single"), KEEP_OWN(ids) },
 	{ "ids-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP_OWN(ids_socket) },
 	{ "nested-sandboxes", CONF_BOOL, GROUP_OTHER, KEEP_OWN(nested_sandboxes) },
@@ -185,8 +185,8 @@ const struct conf_row conf_table[] = {
 	{ "fixed-output-loopback", CONF_BOOL, GROUP_OTHER, KEEP_OWN(fixed_output_loopback) },
 	{ "roots", CONF_ENUM, GROUP_OTHER, WORDS("auto", "tracer", "own"), KEEP_OWN(roots) },
 	{ "roots-socket", CONF_ABS_PATH, GROUP_OTHER, KEEP_OWN(roots_socket) },
-	{ "keep-recent", CONF_AGE, GROUP_OTHER, KEEP(keep_recent) },
-	{ "keep-size", CONF_INT, GROUP_OTHER, U64, KEEP(keep_size) },
+	{ "keep-recent", CONF_AGE, GROUP_OTHER, KEEP_OWN(keep_recent) },
+	{ "keep-size", CONF_INT, GROUP_OTHER, U64, KEEP_OWN(keep_size) },
 	{ "durable", CONF_ENUM, GROUP_OTHER, WORDS("background", "strict"), KEEP_OWN(durable) },
 	{ "build-cgroup", CONF_OPT_PATH, GROUP_OTHER, KEEP_OWN(build_cgroup) },
 	{ "build-pids-max", CONF_COUNT, GROUP_OTHER, KEEP_OWN(build_pids_max) },
