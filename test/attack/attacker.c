@@ -450,6 +450,8 @@ static void reach_machine(void)
 		say(files[i], opens(files[i], strstr(files[i], "/proc/") ? O_WRONLY : O_RDONLY));
 	say("map again", ({ int fd = open("/proc/self/uid_map", O_WRONLY); write(fd, "0 0 1", 5); }));
 	say("map a group again", ({ int fd = open("/proc/self/gid_map", O_WRONLY); write(fd, "0 0 1", 5); }));
+	say("session keyring", syscall(SYS_keyctl, 0 /* KEYCTL_GET_KEYRING_ID */, -3, 1));
+	say("key", syscall(SYS_add_key, "user", "airplant-attack", "x", 1, -2));
 	say("TIOCSTI", ioctl(1, 0x5412, "x"));
 	say("TIOCSTI with high bits", syscall(SYS_ioctl, 1, 0x100005412UL, "x"));
 	say("TIOCLINUX", ioctl(1, 0x541c, "\3"));

@@ -71,10 +71,11 @@ def test_what_openat2_leaves_is_of_no_use(make_daemon, attacker, mode):
     assert_intact(d)
 
 
-def test_inputs_cannot_be_taken_along(make_daemon, attacker):
+@pytest.mark.parametrize("mode", ["broker", "single"])  # in single the builder owns what is in the store
+def test_inputs_cannot_be_taken_along(make_daemon, attacker, mode):
     """Hard links of inputs, of files that sandbox-paths show, of other builds' and of the host's; changes of what they are.
     Defence: each is a mount of its own, read-only in the store (bind_inputs() in build/root.c)."""
-    d = make_hostile(make_daemon, attacker, binds=["/shared=SHARED", "/canary=SHARED/../canaries"])
+    d = make_hostile(make_daemon, attacker, mode, binds=["/shared=SHARED", "/canary=SHARED/../canaries"])
     d.shared.chmod(0o755)  # or it could delete there what it likes
     (d.shared / "theirs").write_text("theirs\n")
     before = snapshot(d.shared)
