@@ -25,6 +25,7 @@
 #include "core/loop.h"
 #include "core/optimise.h"
 #include "core/place.h"
+#include "core/sigcheck.h"
 #include "core/spool.h"
 
 enum {
@@ -109,6 +110,7 @@ void run_free(struct build_run *run)
 	free(run->scratch);
 	free(run->keep_dir);
 	free(run->diff_hook);
+	keyring_free(run->keys);
 	err_done(&run->error);
 	arena_done(&run->arena);
 	free(run);
@@ -514,6 +516,8 @@ static void end_well(struct build_run *run, struct build_stage_input *in)
 		return;
 	}
 	r = note_outputs(run, v, n);
+	for (size_t i = 0; r == 0 && run->keys && i < n; i++)
+		r = keyring_sign(run->keys, run->runs->core->store_dir, &run->arena, &v[i].info);
 	if (r < 0) {
 		err_errno(&run->error, r, "registering the outputs of '%s'", run->drv_base);
 		run_judged(run, r);

@@ -17,6 +17,7 @@
 #include "core/lease.h"
 #include "core/network.h"
 #include "core/place.h"
+#include "core/sigcheck.h"
 #include "core/spawn.h"
 #include "core/spool.h"
 #include "core/used.h"
@@ -131,7 +132,34 @@ static int hold_together(struct build_run *run, struct build_start *ret, struct 
 	if (!core->cgroups)
 		return 0;
 	ret->cgroup = 1;
-	return cgroup_make(core->cgroups, core, run->drv_base, run->kind != LEASE_PLAIN, &run->cgroup, e);
+	return cgroup_make(core->cgroups, core, run->drv_base, run->kind != LEASE_PLAIN,
+			   &run->cgroup, e);
+}
+
+static bool same_list(const struct strv *a, const struct strv *b)
+{
+	bool same = a->n == b->n;
+
+	for (size_t i = 0; same && i < a->n; i++)
+		same = !strcmp(a->v[i], b->v[i]);
+	return same;
+}
+
+/* A trusted client may name secret keys of its own, as far as the daemon can read them. The
+ * daemon's keys sign when the outputs are placed. */
+static int load_keys(struct build_run *run, const struct build_job *job, struct err *e)
+{
+	const struct strv *files = &job->settings->secret_key_files;
+	int r = 0;
+
+	if (!files->n || same_list(files, &run->runs->core->settings.secret_key_files))
+		return 0;
+	run->keys = keyring_new();
+	if (!run->keys)
+		return err_errno(e, -ENOMEM, "reading secret keys");
+	for (size_t i = 0; r == 0 && i < files->n; i++)
+		r = keyring_add_secret_file(run->keys, files->v[i], e);
+	return r > 0 ? MISC_FAILURE : r;
 }
 
 /* Everything the supervisor is told, read from the database and the settings. */
@@ -234,7 +262,9 @@ int build_run_start(struct runs *runs, const struct build_job *job,
 	if (run->next)
 		run->next->link = &run->next;
 	runs->first = run;
-	r = prepare(run, &start, e);
+	r = load_keys(run, job, e);
+	if (r == 0)
+		r = prepare(run, &start, e);
 	if (r == 0)
 		r = start_supervisor(run, &start, e);
 	if (r == 0)
@@ -248,7 +278,7 @@ int build_run_start(struct runs *runs, const struct build_job *job,
 		(void)waitid(P_PIDFD, (id_t)run->pidfd, &(siginfo_t){}, WEXITED);
 	}
 	if (run->scratch)
-		spool_drop(runs->core->spool, run->scratch); /* no ids were given yet */
+		spool_drop(runs->core->spool, run->scratch);	/* no ids were given yet */
 	(void)cgroup_remove(runs->core->cgroups, &run->cgroup); /* nothing was started in it */
 	run_free(run);
 	return r > 0 ? err_set(e, INPUT_REJECTED, "%s", err_msg(e)) : r;

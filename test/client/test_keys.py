@@ -35,3 +35,25 @@ def test_discarded_references_of_content_addressed_outputs(make_daemon):
         args=["--option", "experimental-features", "nix-command ca-derivations"]).stdout.strip()
     assert daemon.run("nix-store", "-q", "--references", out).stdout == ""
     assert open(out).read().split()[1] == out
+
+
+def test_a_trusted_client_brings_secret_keys(make_daemon):
+    """What is built for it carries their signatures, as far as the daemon may read the files; nobody else's does."""
+    daemon = make_daemon("single", "trusted-users = root\n")
+    secret, public = daemon.base / "sk", daemon.base / "pk"
+    daemon.run("nix-store", "--generate-binary-cache-key", "own-1", secret, public, user="root")
+    secret.chmod(0o644)
+
+    def build(name, user):
+        r = daemon.nix_build(f'sh "{name}" "echo {name} > $out"', user=user, args=["--option", "secret-key-files", str(secret)], check=False)
+        return r, r.returncode == 0 and daemon.run(*NIX, "path-info", "--sigs", r.stdout.strip()).stdout
+    r, sigs = build("mine", "root")
+    assert sigs.split()[-1].startswith("own-1:"), r.stderr
+    out = r.stdout.strip()
+    assert daemon.run(*NIX, "store", "verify", "--no-contents", "--sigs-needed", "1", "--trusted-public-keys",
+                      public.read_text(), out).returncode == 0
+    r, sigs = build("hers", ALICE)
+    assert "own-1" not in sigs and "restricted setting" in r.stderr
+    secret.chmod(0o600)
+    r, _ = build("unreadable", "root")
+    assert r.returncode != 0 and str(secret) in r.stderr
