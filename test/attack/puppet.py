@@ -38,6 +38,15 @@ def messages(header, enum):
 SESSION, SUPERVISOR = 0, 1  # enum confine_profile
 
 
+def record(name, **values):
+    """A record of src/ipc/session.c, empty but for `values` (already encoded)."""
+    body = re.search(r"LAYOUT\(session_%s_layout,(.*?)\);" % name, (REPO / "src/ipc/session.c").read_text(), re.S)[1]
+    empty = {"U64": u64(0), "STR": text(""), "STRV": texts([]), "LIST": texts([]), "HASH": bytes(32)}
+    fields = re.findall(r"(\w+)\(session_%s, (\w+)" % name, body)
+    assert values.keys() <= {field for _, field in fields}
+    return b"".join(values.get(field, empty[kind]) for kind, field in fields)
+
+
 def u64(n):
     return struct.pack("<q", n) if n < 0 else struct.pack("<Q", n)
 

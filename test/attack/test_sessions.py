@@ -44,7 +44,7 @@ import time
 import pytest
 
 from conftest import ALICE, BOB, DAEMON, Daemon, wait_for
-from puppet import AT_FDCWD, SESSION, Ended, Puppet, done, messages, programs, text, texts, u64
+from puppet import AT_FDCWD, SESSION, Ended, Puppet, done, messages, programs, record, text, texts, u64
 from worker import base32, nar, source_ca, source_path
 
 KINDS = messages("session.h", "session_msg")
@@ -451,7 +451,7 @@ def test_claims(m):
         with m.session() as s:
             assert words in s.request(COLLECT, payload).decode()
     with m.session() as s:
-        assert "repairing is not allowed" in s.request(BUILD, texts([m.known_base]) + u64(1) + u64(0) + text("")).decode()
+        assert "repairing is not allowed" in s.request(BUILD, record("build", targets=texts([m.known_base]), mode=u64(1))).decode()
 
 
 def test_a_batch_that_fails_leaves_no_row(m):
@@ -497,7 +497,7 @@ def hostile_messages(m):
     yield "spilled, too long", lambda s: s.send_raw(struct.pack("<IIII", TEMP_ROOT, 1, 65 << 20, 1), [memory(s, b"", 15)])
     yield "spilled, short", lambda s: s.send_raw(struct.pack("<IIII", TEMP_ROOT, 1, 4096, 1), [memory(s, b"abc", 15)])
     yield "many files", lambda s: s.send(TEMP_ROOT, text(m.known_base), fds=[4] * 200)
-    yield "mode", lambda s: s.send(BUILD, texts([m.known_base]) + u64(9) + u64(0) + text(""))
+    yield "mode", lambda s: s.send(BUILD, record("build", targets=texts([m.known_base]), mode=u64(9)))
     yield "action", lambda s: s.send(COLLECT, u64(9) + u64(0) * 4 + texts([]))
     yield "path to collect", lambda s: s.send(COLLECT, u64(3) + u64(0) * 4 + texts(["../x"]))
     yield "signature", lambda s: s.send(ADD_SIGS, text(m.known_base) + texts(["a b"]))
