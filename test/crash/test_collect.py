@@ -205,7 +205,7 @@ def test_kill(make_daemon):
     h, end, kills = Hammer(daemon, 2), time.monotonic() + SECONDS, 0
     while time.monotonic() < end and not h.end.is_set():
         time.sleep(r.random())
-        victim = r.choice(["airplantd", "airplant-roots", "airplant-session", "airplant-build"])
+        victim = r.choice(["airplantd", "airplant-roots", "airplant-sessio", "airplant-build"])
         if victim == "airplantd":
             os.kill(daemon.core.pid, signal.SIGKILL)
             daemon.core.wait()
