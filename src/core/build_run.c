@@ -21,6 +21,7 @@
 #include "core/core.h"
 #include "core/system_features.h"
 #include "core/hook.h"
+#include "core/goals.h"
 #include "core/lease.h"
 #include "core/loop.h"
 #include "core/optimise.h"
@@ -30,6 +31,7 @@
 
 enum {
 	REPLY_MAX = 64 << 20, /* bytes of one message of a supervisor */
+	LINGER_USEC = 20 * 1000,
 	RETRY_IDS_USEC = 1000000,
 	RETRY_SETTLE_USEC = 20000,
 	SETTLE_TRIES = 500,
@@ -85,8 +87,42 @@ void runs_settings_changed(struct runs *r)
 	features_settle(r->core, r->lease);
 }
 
+static void lingered(const struct build_run *run)
+{
+	if (run->runs->core->goals)
+		goals_resume(run->runs->core->goals);
+}
+
+static void on_lingered(void *ctx)
+{
+	struct build_run *run = ctx;
+
+	run->linger_timer = NULL;
+	lingered(run);
+}
+
+static void linger(struct build_run *run)
+{
+	if (run->pidfd < 0 || run->exited || run->linger_timer)
+		return;
+	if (loop_timer(run->runs->core->loop, LINGER_USEC, on_lingered, run, &run->linger_timer) <
+	    0)
+		run->linger_timer = NULL;
+}
+
+bool runs_linger(const struct runs *r)
+{
+	for (const struct build_run *run = r->first; run; run = run->next)
+		if (run->linger_timer)
+			return true;
+	return false;
+}
+
 void run_free(struct build_run *run)
 {
+	if (run->linger_timer)
+		lingered(run);
+	loop_timer_cancel(run->linger_timer);
 	*run->link = run->next;
 	if (run->next)
 		run->next->link = run->link;
@@ -123,6 +159,8 @@ void runs_free(struct runs *r)
 	while (r->first) {
 		if (r->first->builder >= 0) /* its supervisor may be gone already */
 			(void)syscall(SYS_pidfd_send_signal, r->first->builder, SIGKILL, NULL, 0);
+		loop_timer_cancel(r->first->linger_timer);
+		r->first->linger_timer = NULL;
 		run_free(r->first);
 	}
 	spare_drop(r);
@@ -144,6 +182,7 @@ static void tell_end(struct build_run *run, uint64_t status, const char *error)
 	run->outcome.host_uid = run->host_uid;
 	run->outcome.status = status;
 	run->outcome.error = error ? error : "";
+	linger(run);
 	ev->ended(run->ctx, &run->outcome);
 }
 

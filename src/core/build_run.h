@@ -57,5 +57,9 @@ int build_run_start(struct runs *r, const struct build_job *job, const struct bu
 		    void *ctx, struct build_run **ret, struct err *e);
 /* Nobody wants it any more. No event comes afterwards. */
 void build_run_cancel(struct build_run *run);
+/* Is a build that ended a moment ago (at most 20 ms) still deleting its scratch? Answers may wait for
+ * it: whoever has his answer and deletes the store meets no files that he cannot delete.
+ * goals_resume() is called when this changes. */
+bool runs_linger(const struct runs *r);
 /* A fresh read-only fd on the plain log, or -errno. */
 int build_run_log_fd(const struct build_run *run);

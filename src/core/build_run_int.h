@@ -61,7 +61,7 @@ struct build_run {
 	struct lease_call *ids_call; /* somebody is about to map its ids */
 	uint64_t generation; /* of the core's store, to which the scratch belongs */
 	struct loop_fd *chan_watch, *pid_watch, *builder_watch, *hangup_watch;
-	struct loop_timer *kill_timer, *retry_timer, *settle_timer;
+	struct loop_timer *kill_timer, *retry_timer, *settle_timer, *linger_timer;
 	unsigned int settle_tries;
 	bool wants_ids, noted_wait, noted_late, ids_given, has_foreign_ids;
 	bool ran; /* the builder did, as host_uid */

@@ -453,7 +453,7 @@ static void tell(struct goals *g)
 			continue;
 		if (r->progress_due)
 			report_progress(r);
-		if (r->over && !r->dead) {
+		if (r->over && !r->dead && !runs_linger(g->runs)) {
 			report_built(r);
 			r->dead = true;
 		}
