@@ -7,6 +7,7 @@
 #include "core/build_run.h"
 #include "core/cgroup.h"
 #include "core/lease.h"
+#include "core/supervisor.h"
 
 struct core;
 struct clean;
@@ -14,12 +15,6 @@ struct lease;
 struct loop_fd;
 struct loop_timer;
 struct optimise_job;
-
-/* A supervisor process, from outside. */
-struct supervisor {
-	int chan, pidfd;
-	pid_t pid;
-};
 
 struct runs {
 	struct core *core;

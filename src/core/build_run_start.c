@@ -18,43 +18,10 @@
 #include "core/network.h"
 #include "core/place.h"
 #include "core/sigcheck.h"
-#include "core/spawn.h"
 #include "core/spool.h"
 #include "core/used.h"
 
 enum { RUN_MEMORY = 512 << 20 }; /* inputs, environment and result of one build, bytes */
-
-static int launch(const struct core *core, bool warm, struct supervisor *ret, struct err *e)
-{
-	_cleanup_free_ char *path = NULL;
-	char *argv[] = { (char *)"airplant-build", warm ? (char *)BUILD_WARM : NULL, NULL };
-	char *envp[] = { NULL };
-	int pair[2], r;
-
-	if (asprintf(&path, "%s/airplant-build", core->libexec_dir) < 0) {
-		path = NULL;
-		return err_errno(e, -ENOMEM, "starting a build");
-	}
-	r = chan_pair(pair);
-	if (r < 0)
-		return err_errno(e, r, "starting a build");
-	r = spawn_child(&(struct spawn){ .path = path,
-					 .argv = argv,
-					 .envp = envp,
-					 .fds = &pair[1],
-					 .targets = (int[]){ BUILD_FD },
-					 .n_fds = 1 },
-			&ret->pidfd, &ret->pid);
-	close(pair[1]);
-	if (r < 0) {
-		close(pair[0]);
-		ret->pidfd = -1;
-		return err_errno(e, r, "executing '%s'", path);
-	}
-	(void)fcntl(pair[0], F_SETFL, O_RDWR | O_NONBLOCK); /* cannot fail on a socket */
-	ret->chan = pair[0];
-	return 0;
-}
 
 void spare_drop(struct runs *runs)
 {
@@ -74,7 +41,7 @@ void spare_refill(struct runs *runs)
 
 	/* When it fails, so will the next build, and say why. */
 	if (runs->spare.pidfd < 0)
-		(void)launch(runs->core, true, &runs->spare, &e);
+		(void)supervisor_start(runs->core, BUILD_WARM, NULL, &runs->spare, &e);
 }
 
 static int send_start(struct build_run *run, const struct build_start *start)
@@ -112,7 +79,7 @@ static int start_supervisor(struct build_run *run, const struct build_start *sta
 			(struct supervisor){ TAKE_FD(run->chan), TAKE_FD(run->pidfd), run->pid };
 		spare_drop(run->runs);
 	}
-	r = launch(run->runs->core, warm, &s, e);
+	r = supervisor_start(run->runs->core, warm ? BUILD_WARM : NULL, NULL, &s, e);
 	if (r < 0)
 		return r;
 	take(run, &s);

@@ -15,8 +15,8 @@
 #include "base/log.h"
 #include "core/core.h"
 #include "core/lease.h"
-#include "core/spawn.h"
 #include "core/spool.h"
+#include "core/supervisor.h"
 #include "ipc/build.h"
 
 #define SWEEP_USEC     (1000ULL * 1000)
@@ -388,33 +388,14 @@ static void on_limit(void *ctx)
 
 static int launch(struct clean *c, struct cleaning *p, struct err *e)
 {
-	_cleanup_free_ char *path = NULL;
-	char *argv[] = { (char *)"airplant-build", (char *)BUILD_CLEAN,
-			 (char *)spool_lost_dir(c->core->spool), NULL };
-	char *envp[] = { NULL };
-	int pair[2], r;
+	struct supervisor s;
+	int r = supervisor_start(c->core, BUILD_CLEAN, spool_lost_dir(c->core->spool), &s, e);
 
-	if (asprintf(&path, "%s/airplant-build", c->core->libexec_dir) < 0) {
-		path = NULL;
-		return err_errno(e, -ENOMEM, "starting a cleaner");
-	}
-	r = chan_pair(pair);
 	if (r < 0)
-		return err_errno(e, r, "starting a cleaner");
-	p->chan = pair[0];
-	r = spawn_child(&(struct spawn){ .path = path,
-					 .argv = argv,
-					 .envp = envp,
-					 .fds = &pair[1],
-					 .targets = (int[]){ BUILD_FD },
-					 .n_fds = 1 },
-			&p->pidfd, &p->pid);
-	close(pair[1]);
-	if (r < 0) {
-		p->pidfd = -1;
-		return err_errno(e, r, "executing '%s'", path);
-	}
-	(void)fcntl(p->chan, F_SETFL, O_RDWR | O_NONBLOCK); /* cannot fail on a socket */
+		return r;
+	p->chan = s.chan;
+	p->pidfd = s.pidfd;
+	p->pid = s.pid;
 	r = loop_add(p->loop, p->pidfd, EPOLLIN, on_end, p, &p->pid_watch);
 	if (r == 0)
 		r = loop_add(p->loop, p->chan, EPOLLIN, on_message, p, &p->chan_watch);

@@ -15,7 +15,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "core/core.h"
-#include "core/spawn.h"
+#include "core/supervisor.h"
 #include "core/spool.h"
 
 enum { REPLY_MAX = 1 << 20, HOOK_MEMORY = 64 << 20, MESSAGES_AT_END = 64 };
@@ -119,32 +119,14 @@ static void on_exit_event(void *ctx, uint32_t events)
 
 static int launch(struct hook *h, struct err *e)
 {
-	_cleanup_free_ char *path = NULL;
-	char *argv[] = { (char *)"airplant-build", (char *)BUILD_HOOK, NULL };
-	char *envp[] = { NULL };
-	int pair[2], r;
+	struct supervisor s;
+	int r = supervisor_start(h->core, BUILD_HOOK, NULL, &s, e);
 
-	if (asprintf(&path, "%s/airplant-build", h->core->libexec_dir) < 0) {
-		path = NULL;
-		return err_errno(e, -ENOMEM, "starting '%s'", h->program);
-	}
-	r = chan_pair(pair);
 	if (r < 0)
-		return err_errno(e, r, "starting '%s'", h->program);
-	h->chan = pair[0];
-	r = spawn_child(&(struct spawn){ .path = path,
-					 .argv = argv,
-					 .envp = envp,
-					 .fds = &pair[1],
-					 .targets = (int[]){ BUILD_FD },
-					 .n_fds = 1 },
-			&h->pidfd, &h->pid);
-	close(pair[1]);
-	if (r < 0) {
-		h->pidfd = -1;
-		return err_errno(e, r, "executing '%s'", path);
-	}
-	(void)fcntl(h->chan, F_SETFL, O_RDWR | O_NONBLOCK); /* cannot fail on a socket */
+		return r;
+	h->chan = s.chan;
+	h->pidfd = s.pidfd;
+	h->pid = s.pid;
 	return 0;
 }
 
