@@ -5,10 +5,10 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/unix.h"
 
 /* The newest version without an exchange of features: all that is asked for here is older. */
 enum { OUR_VERSION = 1 << 8 | 35, TRUSTED = 1, TEXT_MAX = 1 << 20, ARENA_MAX = 16 << 20 };
@@ -153,19 +153,14 @@ static int greet(struct daemon *d, struct err *e)
 
 int daemon_open(struct daemon *d, const char *socket_path, const char *store_dir, struct err *e)
 {
-	struct sockaddr_un to = { .sun_family = AF_UNIX };
 	int r;
 
-	d->fd = -1;
 	d->store_dir = store_dir;
 	d->in = (struct wire_in){ .more = more, .ctx = d, .e = e };
 	d->out = (struct wire_out){ .b = BUF_INIT(1 << 20), .store_dir = store_dir };
-	if (strlen(socket_path) >= sizeof(to.sun_path))
-		return err_set(e, -ENAMETOOLONG, "the socket's name '%s' is too long", socket_path);
-	strncpy(to.sun_path, socket_path, sizeof(to.sun_path) - 1);
-	d->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (d->fd < 0 || connect(d->fd, (struct sockaddr *)&to, sizeof(to)) < 0)
-		return err_errno(e, -errno, "cannot connect to the daemon at '%s'", socket_path);
+	d->fd = unix_connect(socket_path, SOCK_STREAM);
+	if (d->fd < 0)
+		return err_errno(e, d->fd, "cannot connect to the daemon at '%s'", socket_path);
 	r = greet(d, e);
 	return r > 0 ? err_set(e, -EPROTO, "%s", err_msg(e)) : r;
 }

@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "core/core.h"
+#include "core/store_open.h"
 #include "core/process.h"
 #include "core/trash.h"
 #include "nar/tree.h"
@@ -48,20 +49,9 @@ static int read_boot_id(char ret[BOOT_ID_MAX])
 	return 0;
 }
 
-static int open_dir(const struct core *core)
-{
-	char path[4096];
-	int fd;
-
-	if ((size_t)snprintf(path, sizeof(path), "%s/airplant", core->state_dir) >= sizeof(path))
-		return -ENAMETOOLONG;
-	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
-
 static int write_watermark(const struct durable *d, bool clean)
 {
-	_cleanup_close_ int dir = open_dir(d->core), fd = -1;
+	_cleanup_close_ int dir = store_own_dir(d->core), fd = -1;
 	char text[BOOT_ID_MAX + 64];
 	int n = snprintf(text, sizeof(text), "1 %s %llu %s\n", d->boot_id,
 			 (unsigned long long)d->safe, clean ? "clean" : "running");
@@ -238,7 +228,7 @@ static int check_above(struct core *core, uint64_t watermark, struct err *e)
 /* What the last life left. No file: nothing is known, and nothing was promised by us. */
 static int recover(struct durable *d, struct err *e)
 {
-	_cleanup_close_ int dir = open_dir(d->core);
+	_cleanup_close_ int dir = store_own_dir(d->core);
 	_cleanup_free_ char *text = NULL;
 	char boot_id[BOOT_ID_MAX], word[16];
 	unsigned long long mark;

@@ -6,10 +6,10 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/unix.h"
 #include "core/core.h"
 #include "core/lease_int.h"
 
@@ -17,17 +17,7 @@ enum { RETRY_USEC = 100 * 1000, DEFAULT_START_ID = 872415232, DEFAULT_ID_COUNT =
 
 int broker_connect(const char *path)
 {
-	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	if (fd < 0)
-		return -errno;
-	if (strlen(path) >= sizeof(sa.sun_path))
-		return -ENAMETOOLONG;
-	memcpy(sa.sun_path, path, strlen(path));
-	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
-		return -errno;
-	return TAKE_FD(fd);
+	return unix_connect(path, SOCK_SEQPACKET | SOCK_NONBLOCK);
 }
 
 static int broker_send(int fd, enum ids_kind kind, const int *fds, size_t n_fds)

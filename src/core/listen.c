@@ -16,6 +16,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/unix.h"
 #include "core/core.h"
 #include "core/sessions.h"
 #include "core/store_open.h"
@@ -279,16 +280,12 @@ static int fill_address(const char *path, struct sockaddr_un *ret, struct err *e
 	return 0;
 }
 
-/* Somebody answers there: 1; nobody: 0. */
-static int is_alive(const struct sockaddr_un *a)
+/* Somebody answers there. */
+static bool is_alive(const char *path)
 {
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	_cleanup_close_ int fd = unix_connect(path, SOCK_STREAM | SOCK_NONBLOCK);
 
-	if (fd < 0)
-		return -errno;
-	if (connect(fd, (const struct sockaddr *)a, sizeof(*a)) == 0)
-		return 1;
-	return errno == EAGAIN; /* its queue is full: very much alive */
+	return fd >= 0 || fd == -EAGAIN; /* its queue is full: very much alive */
 }
 
 /* Bound under a fresh name, then renamed over what is stale: there is no moment without a socket
@@ -297,11 +294,9 @@ static int bind_fresh(struct listener *l, const struct sockaddr_un *a, struct er
 {
 	struct sockaddr_un fresh = *a;
 	size_t len = strlen(a->sun_path);
-	int r = is_alive(a);
+	int r;
 
-	if (r < 0)
-		return err_errno(e, r, "creating a socket");
-	if (r == 1)
+	if (is_alive(a->sun_path))
 		return err_set(e, -EADDRINUSE, "another daemon listens on '%s'", a->sun_path);
 	if (len + 2 >= sizeof(fresh.sun_path))
 		return err_set(e, -ENAMETOOLONG, "socket path '%s' is too long", a->sun_path);

@@ -8,10 +8,10 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/unix.h"
 
 enum { CHUNK = 64 * 1024 };
 
@@ -117,17 +117,11 @@ static int carry(int sock)
 
 int relay_stdio(const char *socket_path, struct err *e)
 {
-	_cleanup_close_ int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	_cleanup_close_ int sock = unix_connect(socket_path, SOCK_STREAM);
 	int r;
 
 	if (sock < 0)
-		return err_errno(e, -errno, "making a socket");
-	if (strlen(socket_path) >= sizeof(a.sun_path))
-		return err_set(e, -ENAMETOOLONG, "the socket path '%s' is too long", socket_path);
-	memcpy(a.sun_path, socket_path, strlen(socket_path) + 1);
-	if (connect(sock, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return err_errno(e, -errno, "cannot connect to the daemon at '%s'", socket_path);
+		return err_errno(e, sock, "cannot connect to the daemon at '%s'", socket_path);
 	if (signal(SIGPIPE, SIG_IGN) == SIG_ERR)
 		return err_errno(e, -errno, "setting up signals");
 	r = nonblocking(STDIN_FILENO);

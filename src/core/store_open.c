@@ -125,6 +125,17 @@ static int identify(const struct core *core, struct store_identity *ret)
 	return 0;
 }
 
+int store_own_dir(const struct core *core)
+{
+	char path[4096];
+	int fd;
+
+	if ((size_t)snprintf(path, sizeof(path), "%s/airplant", core->state_dir) >= sizeof(path))
+		return -ENAMETOOLONG;
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
 int store_lock(struct core *core, struct err *e)
 {
 	_cleanup_free_ char *dir = NULL, *path = NULL;

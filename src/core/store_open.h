@@ -13,6 +13,8 @@ int store_open(struct core *core, struct err *e);
 void store_close(struct core *core, bool clean);
 /* 0: still the same store; 1: it is another one now (directories gone or replaced). */
 int store_changed(const struct core *core);
+/* The directory below the state directory that holds our own files, opened. fd or -errno. */
+int store_own_dir(const struct core *core);
 /* Takes the lock of the state directory: two daemons would both write its database as its only
  * writer. store_reopen does it too. */
 int store_lock(struct core *core, struct err *e);

@@ -10,12 +10,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "base/buf.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/unix.h"
 #include "core/core.h"
 #include "core/lease.h"
 #include "core/spawn.h"
@@ -395,22 +395,6 @@ static void on_readable(void *ctx, uint32_t events)
 
 /* ---- the start ---- */
 
-static int connect_socket(const char *path, int *ret)
-{
-	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	if (fd < 0)
-		return -errno;
-	if (strlen(path) >= sizeof(sa.sun_path))
-		return -ENAMETOOLONG;
-	memcpy(sa.sun_path, path, strlen(path));
-	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
-		return -errno;
-	*ret = TAKE_FD(fd);
-	return 0;
-}
-
 static int start_child(struct tracer *t, struct err *e)
 {
 	const struct core *core = t->core;
@@ -453,9 +437,11 @@ static int open_stream(struct tracer *t, struct err *e)
 	int r = -ENOENT;
 
 	if (t->core->settings.roots != ROOTS_USE_OWN) {
-		r = connect_socket(path, &t->fd);
-		if (r == 0)
+		r = unix_connect(path, SOCK_STREAM | SOCK_NONBLOCK);
+		if (r >= 0) {
+			t->fd = r;
 			return 0;
+		}
 		/* A socket with nobody behind it is a tracer that should be there. */
 		if (t->core->settings.roots == ROOTS_USE_TRACER || r != -ENOENT)
 			return err_errno(e, r,

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/strv.h"
 #include "core/core.h"
+#include "core/store_open.h"
 #include "store/graph.h"
 
 enum {
@@ -49,17 +50,6 @@ uint32_t used_now(void)
 	return (uint32_t)(time(NULL) / 3600);
 }
 
-static int open_dir(const struct core *core)
-{
-	char path[4096];
-	int fd;
-
-	if ((size_t)snprintf(path, sizeof(path), "%s/airplant", core->state_dir) >= sizeof(path))
-		return -ENAMETOOLONG;
-	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
-
 static void put_record(char to[static RECORD], const char *base, uint32_t hours)
 {
 	memcpy(to, base, STORE_DIGEST_LEN);
@@ -72,7 +62,7 @@ static void put_record(char to[static RECORD], const char *base, uint32_t hours)
 /* What a crash or a full disk left of a record is cut off. */
 static int append(const struct used *u)
 {
-	_cleanup_close_ int dir = open_dir(u->core), fd = -1;
+	_cleanup_close_ int dir = store_own_dir(u->core), fd = -1;
 	struct stat st;
 
 	if (dir < 0)
@@ -167,7 +157,7 @@ int used_read_open(struct core *core, struct used_reader **ret, struct err *e)
 	if (!r)
 		return err_errno(e, -ENOMEM, "reading when paths were used");
 	write_pending(core->used);
-	dir = open_dir(core);
+	dir = store_own_dir(core);
 	if (dir < 0) {
 		free(r);
 		return err_errno(e, dir, "opening '%s/airplant'", core->state_dir);

@@ -118,14 +118,18 @@ int store_path_for_ca(const char *store_dir, const char *name, const struct ca *
 	return finish(h, store_dir, name, inner, ret, e);
 }
 
-/* "name" or "name-output" into `ret`; false when it is too long for any store path. */
-static bool object_name(char ret[STORE_NAME_MAX + 1], const char *drv_name, const char *output_name)
+/* "name" or "name-output" into `ret`; PATH_BAD when it is too long for any store path. */
+static int object_name(char ret[STORE_NAME_MAX + 1], const char *drv_name, const char *output_name,
+		       struct err *e)
 {
 	bool is_out = !strcmp(output_name, "out");
 	int n = snprintf(ret, STORE_NAME_MAX + 1, "%s%s%s", drv_name, is_out ? "" : "-",
 			 is_out ? "" : output_name);
 
-	return n >= 0 && n <= STORE_NAME_MAX;
+	if (n < 0 || n > STORE_NAME_MAX)
+		return err_set(e, PATH_BAD, "name '%s-%s' must be no longer than %d characters",
+			       drv_name, output_name, STORE_NAME_MAX);
+	return 0;
 }
 
 int store_path_for_output(const char *store_dir, const char *drv_name, const char *output_name,
@@ -133,10 +137,10 @@ int store_path_for_output(const char *store_dir, const char *drv_name, const cha
 {
 	_cleanup_hasher_ struct hasher *h = NULL;
 	char name[STORE_NAME_MAX + 1];
+	int r = object_name(name, drv_name, output_name, e);
 
-	if (!object_name(name, drv_name, output_name))
-		return err_set(e, PATH_BAD, "name '%s-%s' must be no longer than %d characters",
-			       drv_name, output_name, STORE_NAME_MAX);
+	if (r)
+		return r;
 	h = hasher_new(HASH_SHA256);
 	if (!h)
 		return err_errno(e, -ENOMEM, "computing a store path");
@@ -152,10 +156,10 @@ int store_path_for_scratch(const char *store_dir, const struct store_path *drv,
 	static const uint8_t zeros[32];
 	_cleanup_hasher_ struct hasher *h = NULL;
 	char name[STORE_NAME_MAX + 1];
+	int r = object_name(name, drv_name, output_name, e);
 
-	if (!object_name(name, drv_name, output_name))
-		return err_set(e, PATH_BAD, "name '%s-%s' must be no longer than %d characters",
-			       drv_name, output_name, STORE_NAME_MAX);
+	if (r)
+		return r;
 	h = hasher_new(HASH_SHA256);
 	if (!h)
 		return err_errno(e, -ENOMEM, "computing a store path");
