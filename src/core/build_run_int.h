@@ -1,5 +1,11 @@
-/* What build_run.c (watching) and build_run_start.c (starting) share; build_run.h is the outside.
- */
+/* What the files of a run share; build_run.h is the outside.
+ *
+ *   build_run.c          the runs of a daemon; what a supervisor says; cancelling
+ *   build_run_start.c    up to the moment when the supervisor has its orders
+ *   build_run_ids.c      its ids
+ *   build_run_outputs.c  its outputs, judged and placed
+ *   build_run_check.c    the same for a goal that checks
+ *   build_run_end.c      its end, and what is left of it */
 #pragma once
 
 #include "core/build_inputs.h"
@@ -75,9 +81,28 @@ void run_check(struct build_run *run, struct build_stage_input *in);
 void run_check_cancel(struct build_run *run);
 /* Where what the builder left is kept now, heap; or NULL. */
 char *run_keep_failed(struct build_run *run);
-/* build_run.c: the end of a build. `r`: 0, or an outcome of build_stage.h whose sentence stands in
- * run->error. Then run_settle. */
+/* build_run_ids.c: asks for them (again); they are handed on when they come. */
+void run_ask_ids(struct build_run *run);
+/* build_run_outputs.c */
+struct msg;
+void run_on_end(struct build_run *run, const struct msg *m);
+/* The end of a build. `r`: 0, or an outcome of build_stage.h whose sentence stands in run->error.
+ * Then run_settle. */
 void run_judged(struct build_run *run, int r);
+
+/* build_run_end.c */
+/* Tells the goal, once. */
+void run_tell_end(struct build_run *run, uint64_t status, const char *error);
+/* Something is wrong between us and the supervisor: the build is over. */
+void run_abort(struct build_run *run, const char *why);
+/* The outputs are placed, or not wanted: the supervisor may delete the rest. */
+void run_release(struct build_run *run);
 void run_settle(struct build_run *run);
 void run_kill(struct build_run *run);
+enum { RELEASE_GRACE_SEC = 600 }; /* deleting a large scratch takes its time */
+void run_arm_kill(struct build_run *run, uint64_t usec);
+
+/* build_run.c */
+void run_linger(struct build_run *run);
+void run_exited(struct build_run *run); /* reaps it */
 void run_free(struct build_run *run);

@@ -1,7 +1,9 @@
 /* What the files of the goal graph share; goals.h is the outside.
  *
  *   goals.c         requests in, answers out, the work of one round
- *   goals_graph.c   goals, who waits for whom, what a goal does next
+ *   goals_graph.c   goals, which needs which, who waits for which
+ *   goals_step.c    what a goal does next, and its end
+ *   goals_run.c     the build of a goal that has a slot
  *   goals_given.c   derivations that came with the request
  *   goals_inputs.c  what a goal needs first
  *   goals_resolve.c derivations whose inputs' paths only a build tells
@@ -212,12 +214,29 @@ struct goal *goal_get_given(struct goals *g, const struct store_path *drv, uint6
 			    const char *text);
 /* `t` may be NULL. The request now waits for the goal and all it needs. 0 or -ENOMEM. */
 int interest_add(struct request *r, struct goal *g, struct target *t);
+void interest_free(struct interest *i);
 void interests_drop_all(struct request *r);
 struct interest *interest_find(const struct goal *g, const struct request *r);
+void edge_free(struct edge *e);
 void goal_push(struct goal *g);
+/* Leaves the graph; the memory goes at the end of the round. */
+void goal_retire(struct goal *g);
+void goals_sweep(struct goals *g);
+/* The goal, and all who wait for it, now wait for `dep` too. 0 or -ENOMEM. */
+int goal_need(struct goal *g, struct goal *dep);
+
+/* goals_step.c */
 void goal_step(struct goal *g);
 void goal_done(struct goal *g, bool ok, uint64_t status, const char *error);
-void goals_sweep(struct goals *g);
+void goal_fail(struct goal *g, uint64_t status, const struct err *e);
+/* The goal is over for one request, whose interest ends. `alone`: others still wait for it, so that
+ * no goal above it can fail for this request's sake; the request is over, keep-going or not. */
+void interest_done(struct interest *i, bool was_running, bool ok, uint64_t status,
+		   const char *error, bool alone);
+/* Gives its slot back, and is not to be dropped while it is told. */
+void goal_stand(struct goal *g);
+/* Are all outputs there, and what does that mean in this mode? True when the goal is over. */
+bool goal_settled(struct goal *g);
 /* 0: all wanted outputs (none named: all there are) are valid (and, to repair, not broken); 1: not, or not known beforehand;
  * DB_ABSENT is not returned. -errno. */
 enum { OUTPUTS_VALID = 0, OUTPUTS_MISSING = 1, OUTPUTS_NO_DRV = 2, OUTPUTS_NO_SUCH = 3 };
@@ -226,9 +245,6 @@ int outputs_valid(struct goals *g, const struct store_path *drv, const struct st
 
 /* The same for all outputs of a derivation that came with a request. */
 int outputs_valid_of(struct goals *g, const struct drv *d, bool repair);
-
-/* The goal, and all who wait for it, now wait for `dep` too. 0 or -ENOMEM. */
-int goal_need(struct goal *g, struct goal *dep);
 
 /* goals_inputs.c: 0, or a sentence and as code a build status or -errno. */
 int goal_check_sources(const struct goal *g, struct err *e);
@@ -248,7 +264,7 @@ bool goal_pre_hook(struct goal *g, struct err *e);
 void goal_drop_hook(struct goal *g);
 /* Is that the post-build-hook of the request (NULL: has it one), which still waits? */
 bool wants_hook(const struct request *r, const char *program);
-/* goals_graph.c */
+/* goals_run.c */
 void goal_hooked(struct goal *g);
 void goal_prepared(struct goal *g, const char *error);
 
@@ -277,7 +293,7 @@ void slot_free(struct goal *g);
 void slots_fill(struct goals *g);		       /* starts what may start */
 void goal_repay(struct goal *g, struct request *gone); /* the payer is gone */
 bool request_is_at_limit(const struct request *r);
-void goal_start(struct goal *g); /* goals_graph.c */
+void goal_start(struct goal *g); /* goals_run.c */
 
 /* goals_report.c */
 char *text_no_derivation(const struct request *r, const struct target *t);
