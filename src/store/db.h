@@ -28,8 +28,9 @@ struct path_info {
 };
 
 /* `db_dir` holds db.sqlite, schema and big-lock. DB_WRITE makes schema 10 in an empty directory
- * (created when missing), refuses newer schemas and ones below 10 with a sentence, holds a shared
- * lock on big-lock as upstream does. `sync_full`: fsync-metadata's value. */
+ * (created when missing), migrates schemas 6 to 9 as upstream does (alone on the lock, in one
+ * transaction), refuses newer and older ones with upstream's sentence, and holds a shared lock on
+ * big-lock as upstream does. `sync_full`: fsync-metadata's value. */
 int db_open(const char *db_dir, enum db_mode mode, const char *store_dir, bool sync_metadata,
 	    struct db **ret, struct err *e);
 void db_close(struct db *db);

@@ -7,7 +7,8 @@
 #include "base/macro.h"
 #include "store/db.h"
 
-enum { DB_SCHEMA_VERSION = 10 };
+/* The second: of the tables of realisations, the last that had a number. */
+enum { DB_SCHEMA_VERSION = 10, DB_CA_SCHEMA_VERSION = 3 };
 
 /* One row per statement in open.c. */
 enum db_stmt {
@@ -58,6 +59,7 @@ struct db {
 	bool realisations; /* their tables are there */
 	bool in_txn;	   /* between db_begin and db_commit */
 	bool keys_off;	   /* after db_begin_delete: foreign keys are not enforced */
+	char *dir;	   /* where db.sqlite lies */
 	char *prefix;	   /* store_dir "/" */
 	size_t prefix_len; /* bytes */
 	/* Two texts bound at the same time: prefix and base name. Each has room for both. */
@@ -67,10 +69,26 @@ struct db {
 	uint64_t busy_since;
 };
 
+/* version.c: which schema a directory has, and who may change it. schema_enter takes big-lock, shared,
+ * or exclusive when the schema is to be made or migrated, and says the number it found (0: none);
+ * it refuses what neither we nor stock Nix can use. schema_leave writes our number down and gives
+ * others the lock's other half back. For DB_READ there is no lock. */
+int schema_enter(struct db *db, const char *db_dir, int dir_fd, int *ret_schema, struct err *e);
+int schema_leave(struct db *db, const char *db_dir, int dir_fd, int schema, struct err *e);
+/* The number of the tables of realisations, in a file of its own up to Nix 2.19; 0: none. */
+int schema_ca_read(const char *db_dir, int dir_fd, int *ret, struct err *e);
+int schema_ca_write(const char *db_dir, int dir_fd, struct err *e);
+/* big-lock, alone or as everybody has it. What it guards must be looked at after this. */
+int schema_lock(struct db *db, bool alone, struct err *e);
+
 /* schema.c: makes what schema 10 has, where missing. */
 int db_schema_create(sqlite3 *sql);
+/* From an older one to schema 10, in one transaction. Nothing to do at 10. */
+int db_schema_migrate(sqlite3 *sql, int from);
+bool db_schema_has(sqlite3 *sql, const char *table, const char *column);
 
-/* The same for realisations, with the mark that upstream's migration leaves. */
+/* The same for realisations, with the mark that upstream's migration leaves. Tables of the first form
+ * (Nix 2.4, rows without an id) are brought to the present one. */
 int db_schema_realisations(sqlite3 *sql);
 
 /* open.c. A reset statement without bindings, or NULL with *ret_err set to a negative errno. */

@@ -16,9 +16,7 @@
 
 enum {
 	BUSY_TIMEOUT_MSEC = 3 * 1000,
-	LOCK_TRIES = 600,
-	RECOVERY_TRIES = 2000,
-	LOCK_WAIT_MSEC = 100
+	RECOVERY_TRIES = 2000
 };
 
 static const char *const texts[DB_N_STMTS] = {
@@ -274,9 +272,10 @@ static int check_tables(struct db *db)
 	return SQLITE_OK;
 }
 
-static int connect_db(struct db *db, const char *db_dir, bool sync_metadata, bool create,
+static int connect_db(struct db *db, const char *db_dir, bool sync_metadata, int schema,
 		      struct err *e)
 {
+	const bool create = schema == 0;
 	_cleanup_free_ char *uri = make_uri(db_dir, db->mode);
 	int flags = SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
 	int rc, r;
@@ -294,94 +293,13 @@ static int connect_db(struct db *db, const char *db_dir, bool sync_metadata, boo
 	if (rc == SQLITE_OK)
 		rc = db->mode == DB_WRITE ? setup_writer(db, sync_metadata) : setup_reader(db);
 	if (rc == SQLITE_OK && db->mode == DB_WRITE) {
-		r = create ? db_schema_create(db->sql) : 0;
+		r = create ? db_schema_create(db->sql) : db_schema_migrate(db->sql, schema);
 		if (r)
 			return fail(db, sqlite3_extended_errcode(db->sql), db_dir, e);
 	}
 	if (rc == SQLITE_OK)
 		rc = check_tables(db);
 	return rc == SQLITE_OK ? 0 : fail(db, rc, db_dir, e);
-}
-
-/* ret 0: no schema file yet. */
-static int read_schema(const char *db_dir, int dir_fd, int *ret, struct err *e)
-{
-	_cleanup_free_ char *text = NULL;
-	char *end;
-	long n;
-	int r;
-
-	r = read_file_at(dir_fd, "schema", 64, &text, NULL);
-	if (r == -ENOENT) {
-		*ret = 0;
-		return 0;
-	}
-	if (r < 0 && r != -EFBIG)
-		return err_errno(e, r, "reading '%s/schema'", db_dir);
-	n = r ? 0 : strtol(text, &end, 10);
-	if (r || end == text || end[strspn(end, "\n")] || n < 1 || n > 100000)
-		return err_set(e, -EBADMSG, "'%s/schema' is corrupt", db_dir);
-	*ret = n;
-	return 0;
-}
-
-static int check_schema(int schema, enum db_mode mode, const char *db_dir, struct err *e)
-{
-	if (schema > DB_SCHEMA_VERSION)
-		return err_set(e, -EPROTONOSUPPORT,
-			       "current Nix store schema is version %d, but I only support %d",
-			       schema, DB_SCHEMA_VERSION);
-	if (schema == 0 && mode == DB_READ)
-		return err_set(
-			e, -ENOENT,
-			"database in '%s' does not exist, and cannot be created in read-only mode",
-			db_dir);
-	if (schema && schema < DB_SCHEMA_VERSION)
-		return err_set(
-			e, -EPROTONOSUPPORT,
-			"the Nix store in '%s' has schema version %d; open it once with Nix 2.3 or "
-			"newer to bring it to version %d",
-			db_dir, schema, DB_SCHEMA_VERSION);
-	return 0;
-}
-
-/* Written whole or not at all: an empty schema file would lock the stock tools out too. */
-static int write_schema(const char *db_dir, int dir_fd, struct err *e)
-{
-	static const char tmp[] = ".schema.new";
-	_cleanup_close_ int fd = -1;
-	char text[16];
-	int len = snprintf(text, sizeof(text), "%d", DB_SCHEMA_VERSION), r;
-
-	fd = openat(dir_fd, tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
-	if (fd < 0)
-		return err_errno(e, -errno, "creating '%s/schema'", db_dir);
-	r = write_full(fd, text, len);
-	if (!r && (fsync(fd) || renameat(dir_fd, tmp, dir_fd, "schema") || fsync(dir_fd)))
-		r = -errno;
-	return r ? err_errno(e, r, "writing '%s/schema'", db_dir) : 0;
-}
-
-/* Shared flock(2), as every user of the store holds it; only a schema migration is exclusive. */
-static int take_big_lock(struct db *db, const char *db_dir, int dir_fd, struct err *e)
-{
-	const struct timespec pause = { .tv_nsec = LOCK_WAIT_MSEC * 1000 * 1000 };
-
-	db->lock_fd = openat(dir_fd, "big-lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (db->lock_fd < 0)
-		return err_errno(e, -errno, "opening lock file '%s/big-lock'", db_dir);
-	for (int i = 0; flock(db->lock_fd, LOCK_SH | LOCK_NB); i++) {
-		if (errno != EWOULDBLOCK && errno != EINTR)
-			return err_errno(e, -errno, "acquiring/releasing lock '%s/big-lock'",
-					 db_dir);
-		if (i == LOCK_TRIES)
-			return err_set(e, -EAGAIN,
-				       "another process holds '%s/big-lock' exclusively: a schema "
-				       "migration is under way",
-				       db_dir);
-		(void)nanosleep(&pause, NULL); /* shorter is fine */
-	}
-	return 0;
 }
 
 static int set_store_dir(struct db *db, const char *store_dir)
@@ -428,20 +346,13 @@ static int open_all(struct db *db, const char *db_dir, bool sync_metadata, struc
 	dir_fd = open(db_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (dir_fd < 0)
 		return err_errno(e, -errno, "opening the database directory '%s'", db_dir);
-	if (db->mode == DB_WRITE) {
-		r = take_big_lock(db, db_dir, dir_fd, e);
-		if (r)
-			return r;
-	}
-	r = read_schema(db_dir, dir_fd, &schema, e);
-	if (!r)
-		r = check_schema(schema, db->mode, db_dir, e);
+	r = schema_enter(db, db_dir, dir_fd, &schema, e);
 	if (!r && db->mode == DB_READ)
 		r = check_wal_files(dir_fd, db_dir, e);
 	if (!r)
-		r = connect_db(db, db_dir, sync_metadata, schema == 0, e);
-	if (!r && schema == 0)
-		r = write_schema(db_dir, dir_fd, e);
+		r = connect_db(db, db_dir, sync_metadata, schema, e);
+	if (!r && db->mode == DB_WRITE)
+		r = schema_leave(db, db_dir, dir_fd, schema, e);
 	return r;
 }
 
@@ -456,7 +367,8 @@ int db_open(const char *db_dir, enum db_mode mode, const char *store_dir, bool s
 		return err_errno(e, -ENOMEM, "opening the database");
 	db->mode = mode;
 	db->lock_fd = db->shm_fd = -1;
-	r = set_store_dir(db, store_dir);
+	db->dir = strdup(db_dir);
+	r = db->dir ? set_store_dir(db, store_dir) : -ENOMEM;
 	if (r)
 		return err_errno(e, r, "opening the database");
 	r = open_all(db, db_dir, sync_metadata, e);
@@ -465,8 +377,7 @@ int db_open(const char *db_dir, enum db_mode mode, const char *store_dir, bool s
 	/* The first read opens -wal and -shm: a session does it before it seals itself. */
 	if (db_max_id(db, &id) < 0)
 		return fail(db, sqlite3_extended_errcode(db->sql), db_dir, e);
-	db->realisations = sqlite3_table_column_metadata(db->sql, NULL, "Realisations", "drvPath",
-							 NULL, NULL, NULL, NULL, NULL) == SQLITE_OK;
+	db->realisations = db_schema_has(db->sql, "Realisations", "id");
 	*ret = TAKE_PTR(db);
 	return 0;
 }
@@ -480,6 +391,7 @@ void db_close(struct db *db)
 	sqlite3_close(db->sql);
 	close_fdp(&db->lock_fd);
 	close_fdp(&db->shm_fd);
+	free(db->dir);
 	free(db->prefix);
 	for (size_t i = 0; i < ELEMENTS(db->full); i++)
 		free(db->full[i]);

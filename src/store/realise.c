@@ -1,8 +1,10 @@
 /* Realisations: asked by the core and by sessions, written by the core alone. The tables are there
  * only when the feature ca-derivations was on once; without them nothing is known. */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
+#include "base/fd.h"
 #include "store/internal.h"
 
 enum { KEY_LEN = 7 + 64, ROW_MEMORY = 1 << 20 };
@@ -12,14 +14,36 @@ bool db_has_realisations(const struct db *db)
 	return db->realisations;
 }
 
-int db_realisations_create(struct db *db, struct err *e)
+/* Up to Nix 2.19 these tables had a number of their own, in a file; where it is there it is kept
+ * right, for those who read it. */
+static int make_tables(struct db *db, int dir_fd, struct err *e)
 {
-	int r = db_schema_realisations(db->sql);
+	int number, r = schema_ca_read(db->dir, dir_fd, &number, e);
 
+	if (r)
+		return r;
+	r = db_schema_realisations(db->sql);
 	if (r < 0)
 		return err_errno(e, r, "making the tables of realisations in the store database");
-	db->realisations = true;
-	return 0;
+	return number && number < DB_CA_SCHEMA_VERSION ? schema_ca_write(db->dir, dir_fd, e) : 0;
+}
+
+int db_realisations_create(struct db *db, struct err *e)
+{
+	_cleanup_close_ int dir_fd = open(db->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	bool old = db_schema_has(db->sql, "Realisations", "drvPath") &&
+		   !db_schema_has(db->sql, "Realisations", "id");
+	int r;
+
+	if (dir_fd < 0)
+		return err_errno(e, -errno, "opening the database directory '%s'", db->dir);
+	r = old ? schema_lock(db, true, e) : 0;
+	r = r ? r : make_tables(db, dir_fd, e);
+	if (old && r == 0)
+		r = schema_lock(db, false, e);
+	if (r == 0)
+		db->realisations = true;
+	return r;
 }
 
 static void bind_key(sqlite3_stmt *st, int column, const uint8_t drv_hash[32], const char *output)

@@ -74,15 +74,48 @@ static const char realisations[] =
 	"Realisations(outputPath);\n"
 	"insert or ignore into SchemaMigrations values('20220326-ca-derivations');\n";
 
-static int run(sqlite3 *sql, const char *a, const char *b)
-{
-	int rc = sqlite3_exec(sql, "begin immediate", NULL, NULL, NULL);
+/* Of the first form, as Nix 2.4 wrote it: the steps, and so the texts, are upstream's. */
+static const char with_ids[] =
+	"create table Realisations2 (\n"
+	"    id integer primary key autoincrement not null,\n"
+	"    drvPath text not null,\n"
+	"    outputName text not null, -- symbolic output id, usually \"out\"\n"
+	"    outputPath integer not null,\n"
+	"    signatures text, -- space-separated list\n"
+	"    foreign key (outputPath) references ValidPaths(id) on delete cascade\n"
+	");\n"
+	"insert into Realisations2 (drvPath, outputName, outputPath, signatures)\n"
+	"    select drvPath, outputName, outputPath, signatures from Realisations;\n"
+	"drop table Realisations;\n"
+	"alter table Realisations2 rename to Realisations;\n";
 
-	if (rc != SQLITE_OK)
-		return db_errno(rc);
-	rc = sqlite3_exec(sql, a, NULL, NULL, NULL);
-	if (rc == SQLITE_OK)
-		rc = sqlite3_exec(sql, b, NULL, NULL, NULL);
+/* What each schema has that the one before had not. A migration that was committed and then
+ * interrupted, before its number was written, is done again: so each step looks first. Upstream
+ * commits after each of them, and so may have left any part of it. */
+static const struct step {
+	int since;
+	const char *column; /* of ValidPaths; NULL: always */
+	const char *text;
+} steps[] = {
+	{ 8, "ultimate", "alter table ValidPaths add column ultimate integer" },
+	{ 8, "sigs", "alter table ValidPaths add column sigs text" },
+	{ 9, NULL, "drop table if exists FailedPaths" },
+	{ 10, "ca", "alter table ValidPaths add column ca text" },
+};
+
+bool db_schema_has(sqlite3 *sql, const char *table, const char *column)
+{
+	return sqlite3_table_column_metadata(sql, NULL, table, column, NULL, NULL, NULL, NULL,
+					     NULL) == SQLITE_OK;
+}
+
+static int begin(sqlite3 *sql)
+{
+	return sqlite3_exec(sql, "begin immediate", NULL, NULL, NULL);
+}
+
+static int finish(sqlite3 *sql, int rc)
+{
 	if (rc == SQLITE_OK)
 		rc = sqlite3_exec(sql, "commit", NULL, NULL, NULL);
 	if (rc != SQLITE_OK && !sqlite3_get_autocommit(sql))
@@ -90,12 +123,47 @@ static int run(sqlite3 *sql, const char *a, const char *b)
 	return db_errno(rc);
 }
 
+static int run(sqlite3 *sql, const char *a, const char *b)
+{
+	int rc = begin(sql);
+
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(sql, a, NULL, NULL, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(sql, b, NULL, NULL, NULL);
+	return finish(sql, rc);
+}
+
 int db_schema_create(sqlite3 *sql)
 {
 	return run(sql, tables, migrations);
 }
 
+int db_schema_migrate(sqlite3 *sql, int from)
+{
+	int rc;
+
+	if (from >= DB_SCHEMA_VERSION)
+		return 0;
+	rc = begin(sql);
+	for (size_t i = 0; rc == SQLITE_OK && i < ELEMENTS(steps); i++)
+		if (from < steps[i].since &&
+		    (!steps[i].column || !db_schema_has(sql, "ValidPaths", steps[i].column)))
+			rc = sqlite3_exec(sql, steps[i].text, NULL, NULL, NULL);
+	return finish(sql, rc);
+}
+
 int db_schema_realisations(sqlite3 *sql)
 {
-	return run(sql, migrations, realisations);
+	const bool old = db_schema_has(sql, "Realisations", "drvPath") &&
+			 !db_schema_has(sql, "Realisations", "id");
+	int rc = begin(sql);
+
+	if (rc == SQLITE_OK && old)
+		rc = sqlite3_exec(sql, with_ids, NULL, NULL, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(sql, migrations, NULL, NULL, NULL);
+	if (rc == SQLITE_OK)
+		rc = sqlite3_exec(sql, realisations, NULL, NULL, NULL);
+	return finish(sql, rc);
 }
