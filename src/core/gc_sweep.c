@@ -5,13 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "core/gc_int.h"
+#include "core/path_lock.h"
 #include "core/place.h"
 #include "core/trash.h"
 
@@ -240,15 +240,14 @@ int gc_list_round(struct gc *gc, struct err *e)
 
 /* ---- files without a row ---- */
 
-/* Others may work in directories of this name: they hold a lock. */
+/* Others may work in directories of this name, or build what the lock file is of. */
 static bool is_locked(const struct gc *gc, const char *name)
 {
-	_cleanup_close_ int fd = -1;
+	size_t n = strlen(name);
 
-	if (strncmp(name, "tmp-", 4) != 0)
+	if (strncmp(name, "tmp-", 4) != 0 && (n < 5 || strcmp(name + n - 5, ".lock") != 0))
 		return false;
-	fd = openat(gc->core->store_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0;
+	return path_lock_is_held(gc->core->store_fd, name);
 }
 
 static int throw_unknown(struct gc *gc, const char *name, struct err *e)

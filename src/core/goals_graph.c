@@ -117,6 +117,7 @@ void goal_retire(struct goal *g)
 		build_run_cancel(g->run);
 	g->run = NULL;
 	goal_drop_hook(g);
+	goal_unlock(g);
 	g->state = GOAL_DONE;
 	(void)smap_remove(&g->goals->by_key, g->key);
 	while (g->needs)

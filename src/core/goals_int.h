@@ -8,6 +8,7 @@
  *   goals_inputs.c  what a goal needs first
  *   goals_resolve.c derivations whose inputs' paths only a build tells
  *   goals_hook.c    programs of the administrator's before and after a build
+ *   goals_lock.c    locks that others may have on outputs
  *   goals_slot.c    which build starts when a slot is free
  *   goals_report.c  sentences and events
  *
@@ -26,6 +27,7 @@
 #include "core/core.h"
 #include "core/drv_opts.h"
 #include "core/goals.h"
+#include "core/path_lock.h"
 #include "drv/drv.h"
 
 enum { GOAL_MEMORY = 512 << 20 }; /* a .drv of DRV_MAX bytes, parsed */
@@ -89,6 +91,10 @@ struct goal {
 	/* GOAL_READY and GOAL_RUNNING: whose slot it takes */
 	struct request *payer;
 	struct goal *next_ready, **link_ready;
+	/* GOAL_RUNNING (and until it is over): its outputs' */
+	struct path_locks locks;
+	struct loop_timer *lock_timer; /* GOAL_WAITING: somebody else has one */
+	bool noted_lock;
 	/* GOAL_RUNNING */
 	struct build_run *run;
 	struct limits limits; /* the run's; one of a request that asked for them */
@@ -192,6 +198,7 @@ struct goals {
 	uint64_t processors;
 	uint64_t cap; /* slots, with what the present requests ask for */
 	uint64_t next_build, turn, epoch;
+	size_t n_lock_timers;
 	bool due;      /* goals_work is on its way */
 	bool in_round; /* or running */
 	bool stopping;
@@ -280,6 +287,11 @@ int goal_note_made(struct goal *g, const struct drv_row *v, size_t n);
 /* The path of an output of `drv`, as far as this goal knows. 0, a sentence, -errno. */
 int goal_output_of(struct goal *g, const struct store_path *drv, const char *output,
 		   struct store_path *ret, struct err *e);
+
+/* goals_lock.c: a goal that is about to start. True when it has its locks; else it waits for them, or
+ * there is a sentence in `e`, with a negative code. */
+bool goal_lock(struct goal *g, struct err *e);
+void goal_unlock(struct goal *g); /* and waits for none any more */
 
 /* goals_load.c: reads and checks the .drv. 0, or a sentence and as code a build status. */
 int goal_load(struct goal *g, struct err *e);

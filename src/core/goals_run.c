@@ -226,6 +226,11 @@ void goal_start(struct goal *g)
 
 	if (goal_settled(g))
 		return;
+	if (!goal_lock(g, &e)) {
+		if (e.code)
+			goal_fail(g, MISC_FAILURE, &e);
+		return;
+	}
 	goal_unready(g);
 	g->state = GOAL_RUNNING;
 	slot_taken(g);

@@ -400,6 +400,57 @@ static void unknown_targets_are_told(void **state)
 	assert_null(core.goals->requests);
 }
 
+/* Another program builds the same: the goal has no slot meanwhile, and looks again before it builds. */
+static void a_lock_of_others_is_waited_for(void **state)
+{
+	struct client c, d;
+	int a, b;
+
+	(void)state;
+	world_reset(1);
+	a = node_add(NULL, 0);
+	b = node_add(NULL, 0);
+	node_lock(a, true);
+	ask(&c, ONE(a), 1000, 0, false);
+	world_run();
+	assert_int_equal(running(), 0);
+	assert_non_null(strstr(c.notes, "waiting for lock on '/nix/store/"));
+	ask(&d, ONE(b), 1000, 0, false);
+	world_run();
+	assert_true(node_is_locked(b));
+	finish(b, BUILT, "");
+	assert_true(d.ok && !node_is_locked(b));
+	world_wait();
+	assert_int_equal(running(), 0);
+	node_lock(a, false);
+	world_wait();
+	assert_non_null(build_of(a));
+	finish(a, MISC_FAILURE, "no");
+	assert_true(c.answered && !c.ok && !node_is_locked(a));
+	client_done(&c);
+	client_done(&d);
+	/* What the other has built is not built again. */
+	node_lock(a, true);
+	ask(&c, ONE(a), 1000, 0, false);
+	world_run();
+	node_set_valid(a);
+	node_lock(a, false);
+	world_wait();
+	assert_true(c.ok && c.status[0] == ALREADY_VALID);
+	assert_int_equal(times_started(a), 1);
+	client_done(&c);
+	/* Nobody waits any more: no timer is left. */
+	a = node_add(NULL, 0);
+	node_lock(a, true);
+	ask(&c, ONE(a), 1000, 0, false);
+	world_run();
+	request_cancel(c.request);
+	world_run();
+	assert_int_equal(core.goals->by_key.n, 0);
+	assert_int_equal(core.goals->n_lock_timers, 0);
+	client_done(&c);
+}
+
 static void shutdown_answers_everybody(void **state)
 {
 	struct client c;
@@ -434,6 +485,7 @@ int main(void)
 		cmocka_unit_test(wrong_platform_is_refused),
 		cmocka_unit_test(check_wants_valid_outputs),
 		cmocka_unit_test(unknown_targets_are_told),
+		cmocka_unit_test(a_lock_of_others_is_waited_for),
 		cmocka_unit_test(shutdown_answers_everybody),
 	};
 

@@ -25,12 +25,14 @@ static struct node {
 	size_t n_needs;
 	char base[64], output[64];
 	char platform[32];
-	bool valid;
+	bool valid, locked_outside, locked;
 	size_t n_started;
 } nodes[WORLD_MAX];
 static int n_nodes;
 static void (*deferred)(void *ctx);
 static void *deferred_ctx;
+static void (*timed)(void *ctx);
+static void *timed_ctx;
 
 static int node_by_name(const char *base)
 {
@@ -48,6 +50,49 @@ int loop_defer(struct loop *l, void (*fn)(void *ctx), void *ctx)
 	deferred = fn;
 	deferred_ctx = ctx;
 	return 0;
+}
+
+int loop_timer(struct loop *l, uint64_t usec, void (*fn)(void *ctx), void *ctx,
+	       struct loop_timer **ret)
+{
+	(void)l;
+	(void)usec;
+	timed = fn;
+	timed_ctx = ctx;
+	*ret = (struct loop_timer *)&timed;
+	return 0;
+}
+
+void loop_timer_cancel(struct loop_timer *t)
+{
+	if (t)
+		timed = NULL;
+}
+
+int path_locks_take(const struct core *c, const struct strv *names, struct path_locks *ret,
+		    const char **ret_busy, struct err *e)
+{
+	int i = node_by_name(names->v[0]);
+
+	(void)c;
+	(void)e;
+	assert_int_equal(names->n, 1);
+	*ret_busy = names->v[0];
+	if (i < 0 || nodes[i].locked_outside || nodes[i].locked)
+		return PATH_LOCK_BUSY;
+	nodes[i].locked = true;
+	ret->fds = calloc(1, sizeof(*ret->fds));
+	assert_non_null(ret->fds);
+	ret->fds[0] = i;
+	return 0;
+}
+
+void path_locks_drop(const struct core *c, struct path_locks *l)
+{
+	(void)c;
+	nodes[l->fds[0]].locked = false;
+	free(l->fds);
+	*l = (struct path_locks){};
 }
 
 int db_path_valid(struct db *db, const struct store_path *p)
@@ -310,7 +355,7 @@ void world_reset(uint64_t max_jobs)
 	n_builds = 0;
 	if (core.goals)
 		goals_free(core.goals);
-	deferred = NULL;
+	deferred = timed = NULL;
 	settings_done(&core.settings);
 	settings_init(&core.settings);
 	core.store_dir = (char *)"/nix/store";
@@ -352,6 +397,26 @@ const char *node_base(int node)
 const char *node_output(int node)
 {
 	return nodes[node].output;
+}
+
+void node_lock(int node, bool locked)
+{
+	nodes[node].locked_outside = locked;
+}
+
+bool node_is_locked(int node)
+{
+	return nodes[node].locked;
+}
+
+void world_wait(void)
+{
+	void (*fn)(void *) = timed;
+
+	assert_non_null(fn);
+	timed = NULL;
+	fn(timed_ctx);
+	world_run();
 }
 
 void world_run(void)

@@ -37,6 +37,10 @@ void node_set_valid(int node);
 void node_platform(int node, const char *platform);
 const char *node_base(int node);
 const char *node_output(int node);
+/* Somebody outside has the lock of its output; given back, nothing is told. */
+void node_lock(int node, bool locked);
+bool node_is_locked(int node); /* by us */
+void world_wait(void);	       /* until the timer that was set last is over */
 void world_run(void); /* rounds until nothing is due */
 size_t running(void);
 /* The build of a node that runs, or NULL. */
