@@ -24,6 +24,7 @@ enum confine_profile {
 	CONFINE_CLEANER, /* deletes in the one directory it still has; cannot make a file */
 	CONFINE_PORTER,	 /* starts sessions, in their jail already: one program, one kind of clone */
 	CONFINE_DELETER, /* the core's child that deletes: in the directory that is its fd 3 */
+	CONFINE_NAMES,	 /* asks the user database: reads files, may connect; writes no file */
 };
 
 /* Seals the calling process for good: not dumpable (except where `keep_dumpable`), no_new_privs,

@@ -211,6 +211,16 @@ static const struct call io_uring[] = {
 	END,
 };
 
+/* What no library needs that looks a name up. */
+static const struct call other_programs[] = {
+	CALL("execve"), CALL("execveat"), CALL("ptrace"), CALL("process_vm_readv"),
+	CALL("process_vm_writev"), CALL("pidfd_getfd"), CALL("unshare"), CALL("setns"), CALL("mount"),
+	CALL("kill"), CALL("tkill"), CALL("pidfd_send_signal"), CALL("chmod"), CALL("fchmod"),
+	CALL("fchmodat"), CALL("fchmodat2"), CALL("utimensat"), CALL("setxattr"), CALL("lsetxattr"),
+	CALL("fsetxattr"),
+	END,
+};
+
 /* clang-format on */
 
 #define CAP(name) (1ULL << CAP_##name)
@@ -367,6 +377,22 @@ const struct profile confine_profiles[N_PROFILES] = {
 			{ ANSWER_ALLOW, delete_trees },
 			{ ANSWER_ALLOW, owners_modes },
 			{ ENOTTY, terminals },
+		},
+	},
+	/* Whatever a module of NSS does: opens files, runs code of libraries, talks to servers. It
+	 * writes no file, and where there is no Landlock the filter leaves it its user's rights. */
+	[CONFINE_NAMES] = {
+		.process = "airplantd (names)",
+		.starter = "airplantd",
+		.places = { { .path = "/" } },
+		.n_places = 1,
+		.network = true,
+		.foreign_arches = true,
+		.otherwise = ANSWER_ALLOW,
+		.rules = {
+			{ EPERM, machine_root },
+			{ ENOSYS, io_uring },
+			{ EPERM, other_programs },
 		},
 	},
 };

@@ -67,6 +67,7 @@ struct profile {
 	struct place places[PLACES_MAX];
 	size_t n_places;
 	bool signals;	     /* may signal processes outside of the wall */
+	bool network;	     /* may connect to whom it likes */
 	/* CLONE_NEW*: those it has made, or was born in, before it seals itself; all others are the
 	 * machine's. Nothing applies this: test_seals.py holds running processes against it. */
 	unsigned int namespaces;
@@ -81,7 +82,7 @@ struct profile {
 /* wall.c; under no_new_privs. */
 int confine_wall(const struct profile *p, struct err *e);
 
-enum { N_PROFILES = CONFINE_DELETER + 1, N_BUILDERS = CONFINE_BUILDER_RANGE + 1 };
+enum { N_PROFILES = CONFINE_NAMES + 1, N_BUILDERS = CONFINE_BUILDER_RANGE + 1 };
 
 extern const struct profile confine_profiles[N_PROFILES];
 extern const struct profile confine_builders[N_BUILDERS];

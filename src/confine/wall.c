@@ -48,12 +48,12 @@ static struct ruleset handled(const struct profile *p, long abi)
 
 	if (abi >= 3)
 		h.fs |= FS_TRUNCATE;
-	if (abi >= 4)
+	if (abi >= 4 && !p->network)
 		h.net = NET_TCP;
 	if (abi >= 5)
 		h.fs |= FS_IOCTL_DEV;
 	if (abi >= 6)
-		h.scoped = SCOPE_SOCKETS | (p->signals ? 0 : SCOPE_SIGNALS);
+		h.scoped = (p->network ? 0 : SCOPE_SOCKETS) | (p->signals ? 0 : SCOPE_SIGNALS);
 	return h;
 }
 

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/unix.h"
 #include "core/core.h"
+#include "core/names.h"
 #include "core/sessions.h"
 #include "core/store_open.h"
 #include "core/trust.h"
@@ -45,8 +46,18 @@ struct refused {
 	struct loop_timer *timer;
 };
 
+/* Somebody of whom the user database is asked. */
+struct entrant {
+	struct entrant *next, **link;
+	struct listener *listener;
+	int fd;
+	struct peer peer;
+};
+
 struct listener {
 	struct core *core;
+	struct names_desk *desk;
+	struct entrant *entrants;
 	int fd, spare_fd; /* a spare number, to get rid of clients when there is none left */
 	char *path;	  /* of the socket file, if it is ours to remove */
 	struct loop_fd *watch;
@@ -166,42 +177,115 @@ static bool has_left(int fd)
 	return poll(&p, 1, 0) > 0 && (p.revents & POLLHUP);
 }
 
-/* Takes fd over. */
-static void admit(struct listener *l, int fd)
+/* The fd stays open. */
+static void entrant_free(struct entrant *n)
+{
+	*n->link = n->next;
+	if (n->next)
+		n->next->link = n->link;
+	peer_done(&n->peer);
+	free(n);
+}
+
+/* Who it is is known. Takes fd and *p over. */
+static void enter(struct listener *l, int fd, struct peer *p)
 {
 	struct core *core = l->core;
-	_cleanup_peer_ struct peer p = {};
-	char text[300];
-	int r;
 
-	if (has_left(fd)) {
+	log_info("accepted connection from pid %d, user %s%s", (int)p->pid, p->name,
+		 p->trusted ? " (trusted)" : "");
+	follow_store(core);
+	if (!core->db) {
+		peer_done(p);
 		close(fd);
 		return;
 	}
-	r = peer_read(fd, &p);
-	if (r == 0)
-		r = peer_judge(&p, &core->settings);
-	if (r < 0) {
-		log_warn("looking at a client: %s", strerror(-r));
-		close(fd);
-		return;
-	}
-	if (!p.allowed) {
-		snprintf(text, sizeof(text),
-			 "user '%.200s' is not allowed to connect to the Nix daemon", p.name);
+	user_dirs_make(core, p);
+	sessions_serve(core->sessions, fd, p);
+}
+
+static void look_up(struct entrant *n);
+
+static void on_names(void *ctx, const struct names *names, const char *why)
+{
+	struct entrant *n = ctx;
+	struct listener *l = n->listener;
+	_cleanup_strv_ struct strv groups = {};
+	struct peer p;
+	char text[300];
+	int fd = n->fd, r;
+
+	if (!names) {
+		snprintf(text, sizeof(text), "cannot find out who uid %u is: %s",
+			 (unsigned int)n->peer.uid, why);
+		entrant_free(n);
 		refuse(l, fd, text);
 		return;
 	}
-	log_info("accepted connection from pid %d, user %s%s", (int)p.pid, p.name,
-		 p.trusted ? " (trusted)" : "");
-	follow_store(core);
-	if (!core->db) {
+	r = peer_groups(&l->core->settings, &groups);
+	if (r == 0 && !names_cover(names, &groups)) {
+		look_up(n); /* the settings were changed meanwhile */
+		return;
+	}
+	r = r ? r : peer_judge(&n->peer, names, &l->core->settings);
+	p = n->peer;
+	n->peer = (struct peer){};
+	entrant_free(n);
+	if (r == 0 && p.allowed && !has_left(fd)) {
+		enter(l, fd, &p);
+		return;
+	}
+	if (r == 0 && !p.allowed) {
+		snprintf(text, sizeof(text),
+			 "user '%.200s' is not allowed to connect to the Nix daemon", p.name);
+		refuse(l, fd, text);
+	} else {
+		if (r < 0)
+			log_warn("looking at a client: %s", strerror(-r));
+		close(fd);
+	}
+	peer_done(&p);
+}
+
+static void look_up(struct entrant *n)
+{
+	_cleanup_strv_ struct strv groups = {};
+	struct listener *l = n->listener;
+	int r = peer_groups(&l->core->settings, &groups);
+
+	r = r ? r : names_ask(l->desk, n->peer.uid, n->peer.gid, &groups, on_names, n);
+	if (r < 0) {
+		log_warn("looking at a client of uid %u: %s", (unsigned int)n->peer.uid,
+			 r == -EBUSY ? "too many wait for the user database" : strerror(-r));
+		close(n->fd);
+		entrant_free(n);
+	}
+}
+
+/* Takes fd over. */
+static void admit(struct listener *l, int fd)
+{
+	struct entrant *n = has_left(fd) ? NULL : malloc(sizeof(*n));
+	int r;
+
+	if (!n) {
 		close(fd);
 		return;
 	}
-	user_dirs_make(core, &p);
-	sessions_serve(core->sessions, fd, &p);
-	p = (struct peer){};
+	*n = (struct entrant){
+		.listener = l, .fd = fd, .next = l->entrants, .link = &l->entrants
+	};
+	if (n->next)
+		n->next->link = &n->next;
+	l->entrants = n;
+	r = peer_read(fd, &n->peer);
+	if (r == 0) {
+		look_up(n);
+		return;
+	}
+	log_warn("looking at a client: %s", strerror(-r));
+	entrant_free(n);
+	close(fd);
 }
 
 static void resume(void *ctx)
@@ -344,13 +428,15 @@ int listener_new(struct core *core, struct listener **ret, struct err *e)
 
 	if (!l)
 		return err_set(e, -ENOMEM, "out of memory");
-	*l = (struct listener){ .core = core, .fd = -1 };
+	*l = (struct listener){ .core = core, .fd = -1, .desk = names_desk_new(core->loop, NAMES_WAIT_USEC) };
 	l->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	l->fd = passed_fd();
 	if (l->fd < 0)
 		r = make_socket(l, e);
 	else if (fcntl(l->fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(l->fd, F_SETFL, O_NONBLOCK) < 0)
 		r = err_errno(e, -errno, "taking the socket from the service manager");
+	if (r == 0 && !l->desk)
+		r = err_set(e, -ENOMEM, "out of memory");
 	if (r < 0) {
 		listener_free(l);
 		return r;
@@ -363,6 +449,7 @@ int listener_start(struct listener *l, struct err *e)
 {
 	int r = loop_add(l->core->loop, l->fd, EPOLLIN, on_client, l, &l->watch);
 
+	names_desk_warm(l->desk);
 	return r < 0 ? err_errno(e, r, "watching the socket") : 0;
 }
 
@@ -370,6 +457,11 @@ void listener_free(struct listener *l)
 {
 	if (!l)
 		return;
+	names_desk_free(l->desk);
+	while (l->entrants) {
+		close(l->entrants->fd);
+		entrant_free(l->entrants);
+	}
 	while (l->refused)
 		refused_free(l->refused);
 	loop_timer_cancel(l->pause);

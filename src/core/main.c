@@ -26,6 +26,7 @@
 #include "core/goals.h"
 #include "core/lease.h"
 #include "core/listen.h"
+#include "core/names.h"
 #include "core/notify.h"
 #include "core/optimise.h"
 #include "core/place.h"
@@ -49,6 +50,7 @@ enum { GRACE_USEC = 1500 * 1000 };
 struct options {
 	bool as_root;
 	bool stdio;
+	bool names; /* our own: the core starts this */
 };
 
 struct daemon {
@@ -83,6 +85,8 @@ static int parse_arguments(int argc, char **argv, struct options *ret)
 			continue;
 		if (!strcmp(a, "--stdio")) {
 			ret->stdio = true;
+		} else if (!strcmp(a, NAMES_ARGUMENT)) {
+			ret->names = true;
 		} else if (!strcmp(a, "--run-as-root")) {
 			ret->as_root = true;
 		} else if (!strcmp(a, "--version")) {
@@ -424,6 +428,8 @@ int main(int argc, char **argv)
 	if (r != 0)
 		return r < 0 ? 1 : 0;
 	log_setup("airplantd", LOG_LEVEL_INFO);
+	if (o.names)
+		return names_serve();
 	if (o.stdio) {
 		r = relay(&d.core, &e);
 		if (r != 0)

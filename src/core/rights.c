@@ -10,7 +10,7 @@
 static const struct {
 	const char *name;
 	enum session_right right;
-} names[] = {
+} right_names[] = {
 	/* everybody's, as long as nobody takes them away */
 	{ "add", RIGHT_ADD },
 	{ "build", RIGHT_BUILD },
@@ -59,11 +59,11 @@ static bool is_client_setting(const char *name)
 
 static int apply_named(const char *name, bool take, struct rights *ret, struct err *e)
 {
-	for (size_t i = 0; i < ELEMENTS(names); i++) {
-		if (strcmp(names[i].name, name))
+	for (size_t i = 0; i < ELEMENTS(right_names); i++) {
+		if (strcmp(right_names[i].name, name))
 			continue;
-		ret->mask =
-			take ? ret->mask & ~(uint64_t)names[i].right : ret->mask | names[i].right;
+		ret->mask = take ? ret->mask & ~(uint64_t)right_names[i].right
+				 : ret->mask | right_names[i].right;
 		return 0;
 	}
 	return err_set(e, -EINVAL, "setting 'may' names the right '%s', which does not exist",
@@ -89,16 +89,16 @@ static int apply_right(char *words[], size_t n, struct rights *ret, struct err *
 		       n ? words[0] : ",");
 }
 
-static bool is_named(const char *who, const struct peer *p, const char *primary)
+static bool is_named(const char *who, const struct peer *p, const struct names *names)
 {
 	char *one[] = { (char *)who };
 
-	return !p || peer_matches(p, primary, &(struct strv){ one, 1 });
+	return !p || peer_matches(p, names, &(struct strv){ one, 1 });
 }
 
 /* "WHO right, right". `p` NULL: reads it as if it were about this client. */
-static int apply_entry(char *entry, const struct peer *p, const char *primary, struct rights *ret,
-		       struct err *e)
+static int apply_entry(char *entry, const struct peer *p, const struct names *names,
+		       struct rights *ret, struct err *e)
 {
 	char *who = entry + strspn(entry, " \t\n"), *words[WORDS_MAX], *right;
 	size_t len = strcspn(who, " \t\n");
@@ -108,7 +108,7 @@ static int apply_entry(char *entry, const struct peer *p, const char *primary, s
 	who[len] = 0;
 	if (!*who)
 		return 0; /* nothing between two marks, or behind the last one */
-	if (!is_named(who, p, primary))
+	if (!is_named(who, p, names))
 		return 0;
 	while (r == 0 && (right = strsep(&rest, ","))) {
 		size_t n = split(right, words);
@@ -118,16 +118,35 @@ static int apply_entry(char *entry, const struct peer *p, const char *primary, s
 	return r;
 }
 
-static int apply(const char *may, const struct peer *p, const char *primary, struct rights *ret,
-		 struct err *e)
+static int apply(const char *may, const struct peer *p, const struct names *names,
+		 struct rights *ret, struct err *e)
 {
 	_cleanup_free_ char *copy = strdup(may ? may : "");
 	char *rest = copy, *entry;
 	int r = copy ? 0 : -ENOMEM;
 
 	while (r == 0 && (entry = strsep(&rest, ";")))
-		r = apply_entry(entry, p, primary, ret, e);
+		r = apply_entry(entry, p, names, ret, e);
 	return r;
+}
+
+int rights_who(const char *may, struct strv *ret)
+{
+	_cleanup_free_ char *copy = strdup(may ? may : "");
+	_cleanup_strv_ struct strv all = {};
+	char *rest = copy, *entry;
+	int r = copy ? 0 : -ENOMEM;
+
+	while (r == 0 && (entry = strsep(&rest, ";"))) {
+		entry += strspn(entry, " \t\n");
+		entry[strcspn(entry, " \t\n")] = 0;
+		r = *entry ? strv_add(&all, entry) : 0;
+	}
+	if (r < 0)
+		return r;
+	*ret = all;
+	all = (struct strv){};
+	return 0;
 }
 
 int rights_check(const char *may, struct err *e)
@@ -139,10 +158,10 @@ int rights_check(const char *may, struct err *e)
 	return r;
 }
 
-int rights_of(const char *may, const struct peer *p, const char *primary, struct rights *ret)
+int rights_of(const char *may, const struct peer *p, const struct names *names, struct rights *ret)
 {
 	struct rights rights = { .mask = p->trusted ? RIGHTS_TRUSTED : RIGHTS_ALLOWED };
-	int r = p->trusted ? 0 : apply(may, p, primary, &rights, NULL);
+	int r = p->trusted ? 0 : apply(may, p, names, &rights, NULL);
 
 	/* It was checked when it was read: what can fail is memory. Fail closed all the same. */
 	if (r < 0) {

@@ -13,6 +13,7 @@
 #include "base/strv.h"
 #include "ipc/session.h"
 
+struct names;
 struct peer;
 
 struct rights {
@@ -24,6 +25,7 @@ struct rights {
 void rights_done(struct rights *r);
 /* Is the setting well-formed? 0, or a sentence with -EINVAL. */
 int rights_check(const char *may, struct err *e);
-/* What the setting says about this peer, whose name and trust are known. `primary` as in
- * peer_matches. 0 or -ENOMEM. */
-int rights_of(const char *may, const struct peer *p, const char *primary, struct rights *ret);
+/* Whom the setting speaks of, as it is written there. Heap. 0 or -ENOMEM. */
+int rights_who(const char *may, struct strv *ret);
+/* What the setting says about this peer, whose name and trust are known. 0 or -ENOMEM. */
+int rights_of(const char *may, const struct peer *p, const struct names *n, struct rights *ret);

@@ -5,15 +5,13 @@
 #include "core/trust.h"
 
 #include <errno.h>
-#include <grp.h>
-#include <pwd.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "base/fd.h"
+#include "core/names.h"
 
-enum { NSS_BUF = 16 * 1024, NSS_BUF_MAX = 4 * 1024 * 1024, GROUPS_MAX = 65536 };
+enum { GROUPS_MAX = 65536 };
 
 void peer_done(struct peer *p)
 {
@@ -66,61 +64,6 @@ int peer_read(int fd, struct peer *ret)
 	return 0;
 }
 
-/* The name of a user or a group, or its number. */
-static char *user_name(uid_t uid)
-{
-	struct passwd pw, *res = NULL;
-	char *name;
-
-	for (size_t size = NSS_BUF; size <= NSS_BUF_MAX; size *= 4) {
-		_cleanup_free_ char *buf = malloc(size);
-
-		if (!buf)
-			return NULL;
-		if (getpwuid_r(uid, &pw, buf, size, &res) == ERANGE)
-			continue;
-		if (res)
-			return strdup(res->pw_name);
-		break;
-	}
-	return asprintf(&name, "%u", (unsigned int)uid) < 0 ? NULL : name;
-}
-
-bool peer_owns_name(const struct peer *p)
-{
-	struct passwd pw, *res = NULL;
-
-	for (size_t size = NSS_BUF; size <= NSS_BUF_MAX; size *= 4) {
-		_cleanup_free_ char *buf = malloc(size);
-
-		if (!buf)
-			return false;
-		if (getpwnam_r(p->name, &pw, buf, size, &res) == ERANGE)
-			continue;
-		return res && res->pw_uid == p->uid;
-	}
-	return false;
-}
-
-static char *group_name(gid_t gid)
-{
-	struct group gr, *res = NULL;
-	char *name;
-
-	for (size_t size = NSS_BUF; size <= NSS_BUF_MAX; size *= 4) {
-		_cleanup_free_ char *buf = malloc(size);
-
-		if (!buf)
-			return NULL;
-		if (getgrgid_r(gid, &gr, buf, size, &res) == ERANGE)
-			continue;
-		if (res)
-			return strdup(res->gr_name);
-		break;
-	}
-	return asprintf(&name, "%u", (unsigned int)gid) < 0 ? NULL : name;
-}
-
 static bool has_group(const struct peer *p, gid_t gid)
 {
 	if (p->gid == gid)
@@ -132,58 +75,67 @@ static bool has_group(const struct peer *p, gid_t gid)
 }
 
 /* Is the peer in the group of this name: by what its process carries, or by the member list? */
-static bool in_group(const struct peer *p, const char *name)
+static bool in_group(const struct peer *p, const struct names *n, const char *name)
 {
-	struct group gr, *res = NULL;
-
-	for (size_t size = NSS_BUF; size <= NSS_BUF_MAX; size *= 4) {
-		_cleanup_free_ char *buf = malloc(size);
-
-		if (!buf)
-			return false;
-		if (getgrnam_r(name, &gr, buf, size, &res) == ERANGE)
-			continue;
-		if (!res)
-			return false;
-		if (has_group(p, res->gr_gid))
-			return true;
-		for (char **m = res->gr_mem; p->name && *m; m++)
-			if (!strcmp(*m, p->name))
-				return true;
-		return false;
-	}
+	if (!strcmp(name, n->primary))
+		return true;
+	for (size_t i = 0; i < n->group_names.n; i++)
+		if (!strcmp(n->group_names.v[i], name))
+			return n->groups.v[i].exists && (n->groups.v[i].lists_user ||
+							 has_group(p, (gid_t)n->groups.v[i].gid));
 	return false;
 }
 
-bool peer_matches(const struct peer *p, const char *primary, const struct strv *list)
+bool peer_matches(const struct peer *p, const struct names *n, const struct strv *list)
 {
 	for (size_t i = 0; i < list->n; i++) {
 		const char *entry = list->v[i];
 
-		if (!strcmp(entry, "*"))
+		if (!strcmp(entry, "*") || !strcmp(entry, n->user))
 			return true;
-		if (entry[0] == '@') {
-			if ((primary && !strcmp(entry + 1, primary)) || in_group(p, entry + 1))
-				return true;
-		} else if (p->name && !strcmp(entry, p->name)) {
+		if (entry[0] == '@' && in_group(p, n, entry + 1))
 			return true;
-		}
 	}
 	return false;
 }
 
-int peer_judge(struct peer *p, const struct settings *s)
+static int add_groups(const struct strv *list, struct strv *ret)
 {
-	_cleanup_free_ char *primary = group_name(p->gid);
+	int r = 0;
 
+	for (size_t i = 0; r == 0 && i < list->n; i++)
+		if (list->v[i][0] == '@' && !strv_has(ret, list->v[i] + 1))
+			r = strv_add(ret, list->v[i] + 1);
+	return r;
+}
+
+int peer_groups(const struct settings *s, struct strv *ret)
+{
+	_cleanup_strv_ struct strv all = {}, may = {};
+	int r = add_groups(&s->trusted_users, &all);
+
+	r = r ? r : add_groups(&s->allowed_users, &all);
+	r = r ? r : rights_who(s->may, &may);
+	r = r ? r : add_groups(&may, &all);
+	if (r < 0)
+		return r;
+	*ret = all;
+	all = (struct strv){};
+	return 0;
+}
+
+int peer_judge(struct peer *p, const struct names *n, const struct settings *s)
+{
+	free(p->name);
+	p->name = strdup(n->user);
 	if (!p->name)
-		p->name = user_name(p->uid);
-	if (!p->name || !primary)
 		return -ENOMEM;
-	p->trusted = peer_matches(p, primary, &s->trusted_users);
-	p->allowed = p->trusted || peer_matches(p, primary, &s->allowed_users);
+	p->owns_name = n->owns_name;
+	p->trusted = peer_matches(p, n, &s->trusted_users);
+	p->allowed = p->trusted || peer_matches(p, n, &s->allowed_users);
 	/* An account that exists to run builds is nobody's client. */
-	if (s->build_users_group && *s->build_users_group && !strcmp(primary, s->build_users_group))
+	if (s->build_users_group && *s->build_users_group &&
+	    !strcmp(n->primary, s->build_users_group))
 		p->allowed = p->trusted = false;
-	return rights_of(s->may, p, primary, &p->rights);
+	return rights_of(s->may, p, n, &p->rights);
 }

@@ -8,6 +8,8 @@
 #include "conf/conf.h"
 #include "core/rights.h"
 
+struct names;
+
 struct peer {
 	uid_t uid;
 	gid_t gid;
@@ -15,6 +17,9 @@ struct peer {
 	gid_t *groups; /* supplementary groups; heap */
 	size_t n_groups;
 	char *name; /* user name, or the number when there is none; heap */
+	/* It is the account that its name belongs to: not one without a name, which goes by its
+	 * number here, and not the second of two with the same name. */
+	bool owns_name;
 	bool allowed, trusted;
 	struct rights rights;
 };
@@ -24,11 +29,11 @@ void peer_done(struct peer *p);
 
 /* Asks the kernel who connected. 0 or -errno. The name and the decision are not filled. */
 int peer_read(int fd, struct peer *ret);
-/* Fills name, allowed, trusted and rights. Looks users and groups up in the system's databases. */
-int peer_judge(struct peer *p, const struct settings *s);
-/* Does a list ("*", "name", "@group", a number for a user without a name) name this peer?
- * `primary` is the name of its primary group, or the number. */
-bool peer_matches(const struct peer *p, const char *primary, const struct strv *list);
-/* Is the peer the account that its name belongs to? Not one without a name, which goes by its
- * number here, and not the second of two with the same name. Asks the system's databases. */
-bool peer_owns_name(const struct peer *p);
+/* The groups that these settings name, without the "@": what has to be known of a client besides its
+ * own names. Heap. 0 or -ENOMEM. */
+int peer_groups(const struct settings *s, struct strv *ret);
+/* Fills name, allowed, trusted and rights, from what the user database says (core/names.h), which
+ * covers peer_groups. 0 or -ENOMEM. */
+int peer_judge(struct peer *p, const struct names *n, const struct settings *s);
+/* Does a list ("*", "name", "@group", a number for a user without a name) name this peer? */
+bool peer_matches(const struct peer *p, const struct names *n, const struct strv *list);

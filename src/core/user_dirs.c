@@ -121,7 +121,7 @@ static int provide(const struct core *core, const char *parent, const struct pee
 		return r;
 	/* An account without a name has none here either: the number could be another's name. Of
 	 * two accounts with one name, one is known by it. */
-	if (!peer_owns_name(peer))
+	if (!peer->owns_name)
 		return 0;
 	if (state == OPEN_TO_NOBODY)
 		return grant(core, top, peer);

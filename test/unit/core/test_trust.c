@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "core/names.h"
 #include "core/trust.h"
 
 static struct settings with(const char *allowed, const char *trusted)
@@ -19,6 +20,23 @@ static struct settings with(const char *allowed, const char *trusted)
 	assert_int_equal(settings_set(&s, "allowed-users", allowed, NULL), 0);
 	assert_int_equal(settings_set(&s, "trusted-users", trusted, NULL), 0);
 	return s;
+}
+
+/* As the listener does it, with this machine's user database. */
+static int look_and_judge(struct peer *p, const struct settings *s)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 20);
+	_cleanup_strv_ struct strv groups = {};
+	struct names_question q = { .uid = p->uid, .gid = p->gid };
+	struct names n;
+
+	assert_int_equal(peer_groups(s, &groups), 0);
+	q.groups = groups;
+	assert_int_equal(names_look(&q, &a, &n), 0);
+	assert_int_equal(n.error, 0);
+	n.group_names = groups;
+	assert_true(names_cover(&n, &groups));
+	return peer_judge(p, &n, s);
 }
 
 /* "a" allowed, "t" trusted, "-" neither. */
@@ -32,7 +50,7 @@ static const char *judge(const char *allowed, const char *trusted, uid_t uid, gi
 	p.groups = malloc(sizeof(gid_t));
 	p.groups[0] = other;
 	p.n_groups = 1;
-	assert_int_equal(peer_judge(&p, &s), 0);
+	assert_int_equal(look_and_judge(&p, &s), 0);
 	assert_true(p.allowed || !p.trusted);
 	ret = p.trusted ? "t" : p.allowed ? "a" : "-";
 	peer_done(&p);
@@ -74,7 +92,7 @@ static struct rights rights(const char *may, const char *trusted)
 
 	assert_int_equal(settings_set(&s, "may", may, NULL), 0);
 	assert_int_equal(rights_check(s.may, NULL), 0);
-	assert_int_equal(peer_judge(&p, &s), 0);
+	assert_int_equal(look_and_judge(&p, &s), 0);
 	ret = p.rights;
 	p.rights = (struct rights){};
 	peer_done(&p);
@@ -133,6 +151,31 @@ static void rights_without_sense(void **state)
 	}
 }
 
+static void members_by_the_list(void **state)
+{
+	char *one[] = { (char *)"staff-here", (char *)"gone" };
+	struct names_group v[] = { { .exists = true, .gid = 7, .lists_user = true }, {} };
+	struct names n = { .user = (char *)"alice", .primary = (char *)"alice", .owns_name = true,
+			   .groups = { v, 2 }, .group_names = { one, 2 } };
+	struct settings s = with("@staff-here", "@gone @never-asked");
+	struct peer p = { .uid = 4242, .gid = 4242 };
+
+	(void)state;
+	assert_int_equal(peer_judge(&p, &n, &s), 0);
+	assert_true(p.allowed && !p.trusted && p.owns_name);
+	v[0].lists_user = false;
+	assert_int_equal(peer_judge(&p, &n, &s), 0);
+	assert_false(p.allowed);
+	p.gid = 7;
+	assert_int_equal(peer_judge(&p, &n, &s), 0);
+	assert_true(p.allowed);
+	p.gid = 0; /* what does not exist has no number */
+	assert_int_equal(peer_judge(&p, &n, &s), 0);
+	assert_false(p.allowed || p.trusted);
+	peer_done(&p);
+	settings_done(&s);
+}
+
 static void build_group_is_kept_out(void **state)
 {
 	struct settings s = with("*", "root");
@@ -140,7 +183,7 @@ static void build_group_is_kept_out(void **state)
 
 	(void)state;
 	assert_int_equal(settings_set(&s, "build-users-group", "root", NULL), 0);
-	assert_int_equal(peer_judge(&p, &s), 0);
+	assert_int_equal(look_and_judge(&p, &s), 0);
 	assert_false(p.allowed);
 	assert_false(p.trusted);
 	peer_done(&p);
@@ -170,6 +213,7 @@ int main(void)
 		cmocka_unit_test(groups),
 		cmocka_unit_test(rights_between),
 		cmocka_unit_test(rights_without_sense),
+		cmocka_unit_test(members_by_the_list),
 		cmocka_unit_test(build_group_is_kept_out),
 		cmocka_unit_test(kernel_says_who),
 	};
