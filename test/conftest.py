@@ -70,7 +70,8 @@ class Daemon:
     """One scratch store with its daemon (and broker)."""
     made = 0
 
-    def __init__(self, base, bin_dir, users, mode, conf=""):
+    def __init__(self, base, bin_dir, users, mode, conf="", user=DAEMON):
+        self.user = user
         self.base, self.bin, self.users, self.mode = pathlib.Path(base), bin_dir, users, mode
         self.procs = []
         self.wrap = []  # a command in front of the daemon's, as root: to start it somewhere special
@@ -88,9 +89,9 @@ class Daemon:
         Daemon.made += 1
         for d in (self.store, self.state, self.log, self.etc):
             d.mkdir(parents=True)
-            os.chown(d, users[DAEMON].pw_uid, users[DAEMON].pw_gid)
+            os.chown(d, users[user].pw_uid, users[user].pw_gid)
         for d in (self.base, self.base / "var", self.base / "var/log"):
-            os.chown(d, users[DAEMON].pw_uid, users[DAEMON].pw_gid)
+            os.chown(d, users[user].pw_uid, users[user].pw_gid)
             d.chmod(0o755)
         self.homes = {}
         for n in (ALICE, BOB, "root"):
@@ -130,7 +131,7 @@ class Daemon:
         return self
 
     def start_broker(self):
-        d, i = self.users[DAEMON], self.users[BROKER]
+        d, i = self.users[self.user], self.users[BROKER]
         locks, caps = self.base / "ids", "-all,+setuid,+setgid"
         locks.mkdir(exist_ok=True)
         os.chown(locks, i.pw_uid, i.pw_gid)
@@ -142,7 +143,7 @@ class Daemon:
                 "setpriv", "--reuid", str(i.pw_uid), "--regid", str(i.pw_gid), "--clear-groups",
                 "--inh-caps", caps, "--ambient-caps", caps, "--bounding-set", caps,
                 str(self.bin / "airplant-ids"), "--socket", f"{self.base}/ids.socket",
-                "--daemon-user", DAEMON, "--locks", str(locks), "--start-id", str(self.start_id),
+                "--daemon-user", self.user, "--locks", str(locks), "--start-id", str(self.start_id),
                 "--id-count", str(self.id_count)], stdout=out, env={})
         wait_for(lambda: (self.base / "ids.socket").exists(), self.daemon_log, self.broker)
         os.chown(self.base, d.pw_uid, d.pw_gid)
@@ -160,15 +161,15 @@ class Daemon:
             self.roots = self.spawn("airplant-roots", [
                 "setpriv", "--reuid", str(t.pw_uid), "--regid", str(t.pw_gid), "--clear-groups",
                 "--inh-caps", caps, "--ambient-caps", caps, "--bounding-set", caps,
-                str(self.bin / "airplant-roots"), "--socket", f"{where}/socket", "--daemon-user", DAEMON,
+                str(self.bin / "airplant-roots"), "--socket", f"{where}/socket", "--daemon-user", self.user,
                 "--upstream-socket", f"{where}/upstream", "--store", str(self.store), "--state", str(self.state),
                 *options], stdout=out, env={})
         wait_for(lambda: (where / "upstream").exists() and (where / "socket").exists(), self.daemon_log, self.roots)
         return where / "socket"
 
     def start_core(self):
-        d = self.users[DAEMON]
-        env = self.env(DAEMON)
+        d = self.users[self.user]
+        env = self.env(self.user)
         env["NIX_REMOTE"] = ""
         argv = ["setpriv", "--reuid", str(d.pw_uid), "--regid", str(d.pw_gid), "--clear-groups",
                 "--inh-caps=-all", str(self.bin / "airplantd")]
@@ -183,7 +184,7 @@ class Daemon:
         """The daemon alone sees /etc/subuid and /etc/subgid with a grant: the machine's stay as they are."""
         binds = ""
         for name in ("subuid", "subgid"):
-            (self.etc / name).write_text(f"{DAEMON}:{SUBID_START}:{self.subids}\n")
+            (self.etc / name).write_text(f"{self.user}:{SUBID_START}:{self.subids}\n")
             binds += f"{{ [ -e /etc/{name} ] || touch /etc/{name}; }} && mount --bind {self.etc}/{name} /etc/{name} && "
         return ["unshare", "--mount", "--propagation", "private", "sh", "-c", binds + 'exec "$@"', "sh", *argv]
 
@@ -304,11 +305,11 @@ def binaries(request, tmp_path_factory):
 def make_daemon(binaries, users):
     made = []
 
-    def make(mode="broker", conf="", start=True):
+    def make(mode="broker", conf="", start=True, user=DAEMON):
         if mode == "subid" and not shutil.which("newuidmap"):
             pytest.skip("newuidmap is not installed (package uidmap)")
         base = tempfile.mkdtemp(prefix="airplant-", dir="/tmp")
-        d = Daemon(base, binaries, users, mode, conf)
+        d = Daemon(base, binaries, users | {user: ensure_user(user)}, mode, conf, user)
         made.append(d)
         return d.start() if start else d
 

@@ -12,6 +12,8 @@ static const struct verb {
 	int (*run)(const struct cli_dirs *dirs, int argc, char **argv);
 } verbs[] = {
 	{ "config", "[--json] [NAME …]", "each setting, who has set it, and what is ignored", cli_config },
+	{ "switch", "--to airplant|stock [--user NAME] [--dry-run]",
+	  "gives the store to Airplant's user or back to the stock daemon (run by root)", cli_switch },
 	{ "roots", "[--all] PATH", "what keeps a store path from being collected", cli_roots },
 };
 
@@ -36,6 +38,7 @@ int main(int argc, char **argv)
 	struct cli_dirs dirs = {
 		.store = setting("NIX_STORE_DIR", "/nix/store"),
 		.state = setting("NIX_STATE_DIR", "/nix/var/nix"),
+		.log = setting("NIX_LOG_DIR", "/nix/var/log/nix"),
 		.conf = setting("NIX_CONF_DIR", "/etc/nix"),
 	};
 	_cleanup_free_ char *below = NULL, *socket = NULL;

@@ -215,11 +215,29 @@ int store_changed(const struct core *core)
 	       memcmp(now.ino, core->identity.ino, sizeof(now.ino));
 }
 
+/* A store that the stock daemon has, or had: nothing is made or changed in it before its owner says
+ * so. */
+static int refuse_anothers(const struct core *core, struct err *e)
+{
+	char db[4096];
+	struct stat st;
+
+	if ((size_t)snprintf(db, sizeof(db), "%s/db", core->state_dir) >= sizeof(db))
+		return err_errno(e, -ENAMETOOLONG, "looking at '%s'", core->state_dir);
+	if (core->uid == 0 || stat(db, &st) < 0 || st.st_uid == core->uid)
+		return 0;
+	return err_set(e, -EACCES,
+		       "the store's database '%s' belongs to uid %u, not to the daemon's user: as "
+		       "root, 'airplant switch --to airplant' gives the store to it",
+		       db, (unsigned int)st.st_uid);
+}
+
 static int open_all(struct core *core, struct err *e)
 {
 	_cleanup_free_ char *db_dir = NULL;
-	int r = make_dirs(core, e);
+	int r = refuse_anothers(core, e);
 
+	r = r ? r : make_dirs(core, e);
 	if (r == 0)
 		r = refuse_symlinks(core->store_dir, e);
 	if (r < 0)
