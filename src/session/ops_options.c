@@ -1,8 +1,9 @@
 /* SetOptions: the client's settings go to the core, which applies what the client's trust allows.
  * Here they are read and warned about. */
+#include <stdlib.h>
 #include <string.h>
 
-#include "conf/conf.h"
+#include "conf/table.h"
 #include "session/ops.h"
 
 static int get_overrides(struct session *s, struct session_options *o, struct err *e)
@@ -54,38 +55,89 @@ static int get_options(struct session *s, struct session_options *o, uint64_t *r
 	return get_overrides(s, o, e);
 }
 
-static bool is_substituters(const char *name)
+/* Upstream reads them into a map: in the order of their names, and of two the first counts. */
+static int by_name(const void *a, const void *b)
 {
-	static const char *const names[] = { "substituters", "binary-caches", "extra-substituters",
-					     "extra-binary-caches" };
+	const struct session_setting *x = a, *y = b;
+	int r = strcmp(x->name, y->name);
 
-	for (size_t i = 0; i < ELEMENTS(names); i++)
-		if (strcmp(name, names[i]) == 0)
-			return true;
-	return false;
+	return r ? r : (x > y) - (x < y);
 }
 
-/* Says which override will have no effect. */
-static void warn_about(struct session *s, const struct session_setting *v)
+static void sort_overrides(struct session_options *o)
 {
-	if (strcmp(v->name, "plugin-files") == 0) {
-		tell_warning(s, "Ignoring the client-specified plugin-files.\n"
-				"The client specifying plugins to the daemon never made sense, and "
-				"was removed in Nix >=2.14.");
-		return;
-	}
-	bool trusted = s->client.trusted || strv_has(&s->client.may_set, v->name);
+	size_t n = 0;
 
-	if (settings_client_rule(v->name, v->value, trusted, &s->client.substituters) !=
-	    CLIENT_REFUSE)
+	if (o->overrides.n)
+		qsort(o->overrides.v, o->overrides.n, sizeof(*o->overrides.v), by_name);
+	for (size_t i = 0; i < o->overrides.n; i++)
+		if (n == 0 || strcmp(o->overrides.v[n - 1].name, o->overrides.v[i].name) != 0)
+			o->overrides.v[n++] = o->overrides.v[i];
+	o->overrides.n = n;
+}
+
+static bool is_substituters(const char *name)
+{
+	return !strcmp(name, "substituters") || !strcmp(name, "binary-caches");
+}
+
+static void on_notice(void *ctx, const char *text)
+{
+	tell_warning(ctx, "%s", text);
+}
+
+/* The value as the core will read it, for nothing but the warning. */
+static bool is_readable(struct session *s, const struct session_setting *v)
+{
+	/* Settings of features that are off are skipped, whatever they say. */
+	struct settings scratch = { .experimental_features = s->client.experimental_features };
+	const struct conf_notice notice = { .warn = on_notice, .ctx = s };
+	_cleanup_err_ struct err e = {};
+	bool append;
+	const struct conf_row *row = conf_find_extra(v->name, &append);
+	int r;
+
+	if (!row)
+		return true;
+	r = conf_assign(&scratch, row, v->value, append, &notice, &e);
+	scratch.experimental_features = (struct strv){};
+	settings_done(&scratch);
+	if (r)
+		tell_warning(s, "%s", err_msg(&e));
+	return r == 0;
+}
+
+static void warn_about_stores(struct session *s, const struct session_setting *v)
+{
+	_cleanup_strv_ struct strv kept = {}, refused = {};
+
+	if (!is_readable(s, v) ||
+	    settings_client_substituters(v->value, &s->client.substituters, &kept, &refused) < 0)
 		return;
-	if (is_substituters(v->name))
+	for (size_t i = 0; i < refused.n; i++)
 		tell_warning(s,
 			     "ignoring untrusted substituter '%s', you are not a trusted user.\n"
 			     "Run `man nix.conf` for more information on the `substituters` "
 			     "configuration option.",
-			     v->value);
-	else
+			     refused.v[i]);
+}
+
+/* Says which override will have no effect, or another one than was meant. */
+static void warn_about(struct session *s, const struct session_setting *v)
+{
+	bool trusted = s->client.trusted || strv_has(&s->client.may_set, v->name);
+	enum client_rule rule =
+		settings_client_rule(v->name, v->value, trusted, &s->client.substituters);
+
+	if (!strcmp(v->name, "plugin-files"))
+		tell_warning(s, "Ignoring the client-specified plugin-files.\n"
+				"The client specifying plugins to the daemon never made sense, and "
+				"was removed in Nix >=2.14.");
+	else if (rule == CLIENT_APPLY)
+		(void)is_readable(s, v);
+	else if (rule == CLIENT_REFUSE && is_substituters(v->name))
+		warn_about_stores(s, v);
+	else if (rule == CLIENT_REFUSE)
 		tell_warning(s,
 			     "ignoring the client-specified setting '%s', because it is a "
 			     "restricted setting and you are not a trusted user",
@@ -101,6 +153,7 @@ int op_set_options(struct session *s, struct err *e)
 	if (r)
 		return r;
 	request_read(s);
+	sort_overrides(&o);
 	s->verbosity = verbosity < LVL_VOMIT ? verbosity : LVL_VOMIT;
 	r = core_send(s, SESSION_OPTIONS, &session_options_layout, &o, NULL);
 	if (r)
