@@ -69,27 +69,26 @@ void base16_encode(const uint8_t *data, size_t len, char *ret)
 	ret[len * 2] = 0;
 }
 
-static int value16(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
+/* One more than the value of a digit; 0: it is none. A table, since no processor can guess which of
+ * two ways the next digit of a hash takes. */
+static const uint8_t value16[256] = {
+	['0'] = 1,  ['1'] = 2,	['2'] = 3,  ['3'] = 4,	['4'] = 5,  ['5'] = 6,
+	['6'] = 7,  ['7'] = 8,	['8'] = 9,  ['9'] = 10, ['a'] = 11, ['b'] = 12,
+	['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16, ['A'] = 11, ['B'] = 12,
+	['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
+};
 
 int base16_decode(const char *text, size_t text_len, uint8_t *ret, size_t ret_len)
 {
 	if (text_len % 2 || text_len / 2 != ret_len)
 		return HASH_BAD;
 	for (size_t i = 0; i < ret_len; i++) {
-		int hi = value16(text[i * 2]), lo = value16(text[i * 2 + 1]);
+		unsigned int hi = value16[(uint8_t)text[i * 2]];
+		unsigned int lo = value16[(uint8_t)text[i * 2 + 1]];
 
-		if (hi < 0 || lo < 0)
+		if (!hi || !lo)
 			return HASH_BAD;
-		ret[i] = (uint8_t)(hi << 4 | lo);
+		ret[i] = (uint8_t)((hi - 1) << 4 | (lo - 1));
 	}
 	return 0;
 }

@@ -97,20 +97,12 @@ static int add_references(struct db *db, uint64_t id, struct id_set *set)
 
 static int add_name(struct db *db, uint64_t id, struct arena *a, struct strv *list)
 {
-	int r = 0;
-	_cleanup_reset_ sqlite3_stmt *st = db_stmt(db, Q_PATH_OF_ID, &r);
-	const char *base;
+	char *base;
+	int r = db_name_of(db, id, a, &base);
 
-	if (!st)
-		return r;
-	sqlite3_bind_int64(st, 1, id);
-	r = db_step(st);
-	if (r < 0)
-		return r;
-	base = r ? db_base_of(db, (const char *)sqlite3_column_text(st, 0)) : NULL;
-	if (!base)
+	if (r == DB_ABSENT)
 		return -EBADMSG;
-	return strv_add_arena(list, a, arena_strdup(a, base));
+	return r ? r : strv_add_arena(list, a, base);
 }
 
 static int walk(struct db *db, const struct strv *roots, struct arena *a, struct strv *ret,

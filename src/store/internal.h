@@ -14,8 +14,6 @@ enum { DB_SCHEMA_VERSION = 10, DB_CA_SCHEMA_VERSION = 3 };
 enum db_stmt {
 	Q_INFO,
 	Q_ID,
-	Q_REFS,
-	Q_REFERRERS,
 	Q_DERIVERS,
 	Q_OUTPUTS,
 	Q_DIGEST,
@@ -24,6 +22,8 @@ enum db_stmt {
 	Q_MAX_ID,
 	Q_REF_IDS,
 	Q_PATH_OF_ID,
+	Q_ID_REFERRERS,
+	Q_DATA_VERSION,
 	Q_REALISATION,
 	Q_FOREIGN,
 	Q_RUN_REFERRED,
@@ -49,6 +49,8 @@ enum db_stmt {
 	DB_N_STMTS,
 };
 
+struct name;
+
 struct db {
 	sqlite3 *sql;
 	sqlite3_stmt *stmts[DB_N_STMTS]; /* prepared on first use, kept for ever */
@@ -67,6 +69,11 @@ struct db {
 	db_blocked blocked;
 	void *blocked_ctx;
 	uint64_t busy_since;
+	/* names.c's: */
+	struct name *names;
+	uint64_t data_version;
+	uint32_t names_state;
+	bool names_current; /* the state was looked at in this snapshot */
 };
 
 /* version.c: which schema a directory has, and who may change it. schema_enter takes big-lock, shared,
@@ -115,6 +122,13 @@ static inline void db_resetp(sqlite3_stmt **st)
 
 /* query.c: the row id of a path, DB_ABSENT, or a negative errno. */
 int db_id_of(struct db *db, const char *base, uint64_t *ret);
+
+/* names.c: the base name of a row. DB_ABSENT; -EBADMSG: it is none of this store's. */
+int db_name_of(struct db *db, uint64_t id, struct arena *a, char **ret);
+/* Those of several, added to a list; rows that are not there are left out. */
+int db_names_of_all(struct db *db, const uint64_t *ids, size_t n, struct arena *a,
+		    struct strv *ret);
+void db_names_done(struct db *db);
 
 /* The words of a text that is separated by spaces. */
 int db_split_words(const char *s, struct arena *a, struct strv *ret);

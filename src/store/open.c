@@ -23,9 +23,6 @@ static const char *const texts[DB_N_STMTS] = {
 	[Q_INFO] = "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca "
 		   "from ValidPaths where path = ?",
 	[Q_ID] = "select id from ValidPaths where path = ?",
-	[Q_REFS] = "select path from Refs join ValidPaths on reference = id where referrer = ?",
-	[Q_REFERRERS] = "select path from Refs join ValidPaths on referrer = id where reference = "
-			"(select id from ValidPaths where path = ?)",
 	[Q_DERIVERS] = "select v.path from DerivationOutputs d join ValidPaths v on d.drv = v.id "
 		       "where d.path = ?",
 	[Q_OUTPUTS] = "select id, path from DerivationOutputs where drv = ? order by id",
@@ -36,6 +33,9 @@ static const char *const texts[DB_N_STMTS] = {
 	[Q_MAX_ID] = "select max(id) from ValidPaths",
 	[Q_REF_IDS] = "select reference from Refs where referrer = ?",
 	[Q_PATH_OF_ID] = "select path from ValidPaths where id = ?",
+	[Q_ID_REFERRERS] = "select referrer from Refs where reference = ?",
+	/* Of this connection: another number when somebody else has committed. */
+	[Q_DATA_VERSION] = "pragma data_version",
 	[Q_REALISATION] = "select Realisations.id, Output.path, Realisations.signatures "
 			  "from Realisations inner join ValidPaths as Output "
 			  "on Output.id = Realisations.outputPath "
@@ -263,7 +263,7 @@ static int setup_reader(struct db *db)
 /* Statements that name every table: a file that is no store database fails here, not later. */
 static int check_tables(struct db *db)
 {
-	static const enum db_stmt probe[] = { Q_INFO, Q_REFS, Q_DERIVERS };
+	static const enum db_stmt probe[] = { Q_INFO, Q_REF_IDS, Q_DERIVERS };
 	int r = 0;
 
 	for (size_t i = 0; i < ELEMENTS(probe); i++)
@@ -389,6 +389,7 @@ void db_close(struct db *db)
 	for (size_t i = 0; i < DB_N_STMTS; i++)
 		sqlite3_finalize(db->stmts[i]);
 	sqlite3_close(db->sql);
+	db_names_done(db);
 	close_fdp(&db->lock_fd);
 	close_fdp(&db->shm_fd);
 	free(db->dir);

@@ -13,6 +13,7 @@ int db_read_begin(struct db *db)
 	r = db_exec(db, T_BEGIN_READ);
 	if (!r)
 		db->in_snapshot = true;
+	db->names_current = false;
 	return r;
 }
 
@@ -111,18 +112,30 @@ static int collect_paths(struct db *db, sqlite3_stmt *st, struct arena *a, struc
 	return 0;
 }
 
-static int read_refs(struct db *db, uint64_t id, struct arena *a, struct strv *ret)
+/* The names of all ids that a statement finds for one, sorted. */
+static int names_of(struct db *db, enum db_stmt which, uint64_t id, struct arena *a,
+		    struct strv *ret)
 {
-	int r = 0;
-	_cleanup_reset_ sqlite3_stmt *st = db_stmt(db, Q_REFS, &r);
+	int r = 0, more = 1;
+	_cleanup_reset_ sqlite3_stmt *st = db_stmt(db, which, &r);
+	struct strv list = { 0 };
+	uint64_t ids[64];
 
 	if (!st)
 		return r;
 	sqlite3_bind_int64(st, 1, id);
-	r = collect_paths(db, st, a, ret);
-	if (!r)
-		strv_sort(ret);
-	return r;
+	while (r == 0 && more == 1) {
+		size_t n = 0;
+
+		while (n < ELEMENTS(ids) && (more = db_step(st)) == 1)
+			ids[n++] = sqlite3_column_int64(st, 0);
+		r = db_names_of_all(db, ids, n, a, &list);
+	}
+	if (r || more < 0)
+		return r ? r : more;
+	strv_sort(&list);
+	*ret = list;
+	return 0;
 }
 
 static int read_info_row(struct db *db, sqlite3_stmt *st, struct arena *a, struct path_info *info)
@@ -166,18 +179,28 @@ int db_path_info(struct db *db, const struct store_path *p, struct arena *a, str
 	r = read_info_row(db, st, a, &info);
 	/* The row's statement stays open meanwhile: row and references are of one snapshot. */
 	if (!r)
-		r = read_refs(db, info.id, a, &info.refs);
+		r = names_of(db, Q_REF_IDS, info.id, a, &info.refs);
 	if (!r)
 		*ret = info;
 	return r;
 }
 
-/* A list query with one path as its parameter; the answer is sorted. */
-static int list_of_path(struct db *db, enum db_stmt which, const struct store_path *p,
-			struct arena *a, struct strv *ret)
+int db_referrers(struct db *db, const struct store_path *p, struct arena *a, struct strv *ret)
+{
+	uint64_t id;
+	int r = db_id_of(db, p->base, &id);
+
+	if (r == DB_ABSENT)
+		*ret = (struct strv){ 0 };
+	if (r)
+		return r == DB_ABSENT ? 0 : r;
+	return names_of(db, Q_ID_REFERRERS, id, a, ret);
+}
+
+int db_valid_derivers(struct db *db, const struct store_path *p, struct arena *a, struct strv *ret)
 {
 	int r = 0;
-	_cleanup_reset_ sqlite3_stmt *st = db_stmt(db, which, &r);
+	_cleanup_reset_ sqlite3_stmt *st = db_stmt(db, Q_DERIVERS, &r);
 
 	if (!st)
 		return r;
@@ -187,16 +210,6 @@ static int list_of_path(struct db *db, enum db_stmt which, const struct store_pa
 	if (!r)
 		strv_sort_uniq(ret, false);
 	return r;
-}
-
-int db_referrers(struct db *db, const struct store_path *p, struct arena *a, struct strv *ret)
-{
-	return list_of_path(db, Q_REFERRERS, p, a, ret);
-}
-
-int db_valid_derivers(struct db *db, const struct store_path *p, struct arena *a, struct strv *ret)
-{
-	return list_of_path(db, Q_DERIVERS, p, a, ret);
 }
 
 static int collect_outputs(struct db *db, uint64_t drv_id, struct arena *a, struct strv *ret_names,

@@ -32,6 +32,74 @@ static void test_sees_commits(void **state)
 	assert_int_equal(db_path_valid(reader, &y.info.path), 0);
 }
 
+/* What a reader remembers of rows holds for one state of the database: here a row's path changes,
+ * as nobody of ours ever does it. */
+static void test_forgets_names(void **state)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 20);
+	struct store_path x = path_of('a', "x"), y = path_of('b', "y"), z = path_of('c', "z");
+	struct registration v[] = { reg_of(x, &a, NULL), reg_of(y, &a, x.base, NULL) };
+	_cleanup_(db_closep) struct db *writer = open_db(state, DB_WRITE),
+				       *reader = open_db(state, DB_READ);
+	struct path_info info;
+	struct strv list = {};
+	char out[64];
+
+	register_ok(writer, v, 2);
+	for (int i = 0; i < 3; i++) {
+		const struct store_path *now = i == 2 ? &z : &x;
+
+		assert_int_equal(db_read_begin(reader), 0);
+		assert_int_equal(db_path_info(reader, &y, &a, &info), 0);
+		assert_int_equal(info.refs.n, 1);
+		assert_string_equal(info.refs.v[0], now->base);
+		assert_int_equal(db_referrers(reader, now, &a, &list), 0);
+		assert_int_equal(list.n, 1);
+		assert_string_equal(list.v[0], y.base);
+		db_read_end(reader);
+		if (i == 1)
+			assert_int_equal(shell(out, sizeof(out),
+					       "sqlite3 '%s' \"update ValidPaths set path = "
+					       "'" STORE "/%s' where path = '" STORE "/%s'\"",
+					       in_scratch(state, "db/db.sqlite"), z.base, x.base),
+					 0);
+	}
+	assert_int_equal(db_referrers(reader, &x, &a, &list), 0);
+	assert_int_equal(list.n, 0);
+}
+
+/* More references than are looked up at once, some of them twice in what is remembered. */
+static void test_many_names(void **state)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 24);
+	_cleanup_free_ struct registration *v = calloc(302, sizeof(*v));
+	_cleanup_(db_closep) struct db *writer = open_db(state, DB_WRITE),
+				       *reader = open_db(state, DB_READ);
+	struct path_info info;
+	struct strv list;
+
+	assert_non_null(v);
+	for (unsigned int i = 0; i < 302; i++) {
+		v[i] = reg_of(path_nr(i, "p"), &a, NULL);
+		for (unsigned int k = 0; i >= 300 && k < 300; k++)
+			assert_int_equal(strv_add_arena(&v[i].info.refs, &a,
+							arena_strdup(&a, v[k].info.path.base)),
+					 0);
+	}
+	register_ok(writer, v, 302);
+	assert_int_equal(db_read_begin(reader), 0);
+	for (unsigned int i = 300; i < 302; i++) {
+		assert_int_equal(db_path_info(reader, &v[i].info.path, &a, &info), 0);
+		strv_sort(&v[i].info.refs);
+		assert_int_equal(info.refs.n, 300);
+		for (size_t k = 0; k < 300; k++)
+			assert_string_equal(info.refs.v[k], v[i].info.refs.v[k]);
+	}
+	assert_int_equal(db_referrers(reader, &v[7].info.path, &a, &list), 0);
+	assert_int_equal(list.n, 2);
+	db_read_end(reader);
+}
+
 static void test_cannot_write(void **state)
 {
 	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 20);
@@ -149,7 +217,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_sees_commits),	   T(test_cannot_write),   T(test_makes_no_file),
-		T(test_index_is_readonly), T(test_readonly_mount),
+		T(test_index_is_readonly), T(test_readonly_mount), T(test_forgets_names),
+		T(test_many_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
