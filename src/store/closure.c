@@ -51,7 +51,7 @@ static int id_set_add(struct id_set *s, uint64_t id)
 	size_t i;
 
 	if (!id)
-		return -EBADMSG;
+		return -EUCLEAN;
 	if (s->n * 2 >= s->cap && id_set_grow(s) < 0)
 		return -ENOMEM;
 	i = slot_of(s, id);
@@ -101,7 +101,7 @@ static int add_name(struct db *db, uint64_t id, struct arena *a, struct strv *li
 	int r = db_name_of(db, id, a, &base);
 
 	if (r == DB_ABSENT)
-		return -EBADMSG;
+		return -EUCLEAN;
 	return r ? r : strv_add_arena(list, a, base);
 }
 

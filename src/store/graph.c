@@ -80,7 +80,7 @@ int graph_open(struct graph *g, const char *db_dir, const char *store_dir, unsig
 	}
 	if (r != 0)
 		graph_done(g);
-	return r > 0 ? -EBADMSG : r;
+	return r > 0 ? -EUCLEAN : r;
 }
 
 /* ---- nodes ---- */
@@ -148,7 +148,7 @@ static int node_row(struct graph *g)
 	struct graph_load *l = g->load;
 	const char *base = db_base_of(l->db, (const char *)sqlite3_column_text(l->st, 1));
 	const char *deriver;
-	int r = base ? 0 : -EBADMSG;
+	int r = base ? 0 : -EUCLEAN;
 
 	if (r == 0 && g->n == g->cap)
 		r = grow_nodes(g);
@@ -299,7 +299,7 @@ static int ref_row(struct graph *g)
 
 	/* A foreign key says that both are there; a database without it is not to be trusted. */
 	if (from == GRAPH_NONE || to == GRAPH_NONE)
-		return -EBADMSG;
+		return -EUCLEAN;
 	return from == to ? 0 : put_edge(g, &g->refs, from, to);
 }
 

@@ -93,7 +93,7 @@ int db_errno(int rc)
 	case SQLITE_CORRUPT:
 	case SQLITE_NOTADB:
 	case SQLITE_SCHEMA:
-		return -EBADMSG;
+		return -EUCLEAN;
 	case SQLITE_READONLY:
 		return -EROFS;
 	case SQLITE_PERM:
@@ -113,6 +113,29 @@ int db_errno(int rc)
 	}
 }
 
+/* A step, and where the machine has refused something, its own word for it. (SQLite keeps that word
+ * for some failures, but not for those of a commit.) */
+static int step(sqlite3_stmt *st, int *ret_err)
+{
+	int rc;
+
+	errno = 0;
+	rc = sqlite3_step(st);
+	*ret_err = db_errno(rc);
+	if (*ret_err < 0 && ((rc & 0xff) == SQLITE_IOERR || (rc & 0xff) == SQLITE_CANTOPEN))
+		switch (errno) {
+		case ENOSPC:
+		case EDQUOT:
+		case EROFS:
+		case EMFILE:
+		case ENFILE:
+		case ENOMEM:
+		case EACCES:
+			*ret_err = -errno;
+		}
+	return rc;
+}
+
 sqlite3_stmt *db_stmt(struct db *db, enum db_stmt which, int *ret_err)
 {
 	if (!db->stmts[which]) {
@@ -120,7 +143,8 @@ sqlite3_stmt *db_stmt(struct db *db, enum db_stmt which, int *ret_err)
 					    &db->stmts[which], NULL);
 
 		if (rc != SQLITE_OK) {
-			*ret_err = db_errno(rc);
+			/* The texts are right: it is the tables that are not what they were. */
+			*ret_err = rc == SQLITE_ERROR ? -EUCLEAN : db_errno(rc);
 			return NULL;
 		}
 	}
@@ -130,26 +154,25 @@ sqlite3_stmt *db_stmt(struct db *db, enum db_stmt which, int *ret_err)
 int db_step(sqlite3_stmt *st)
 {
 	const struct timespec pause = { .tv_nsec = 1000 * 1000 };
-	int rc = sqlite3_step(st);
+	int r, rc = step(st, &r);
 
 	/* A reader that meets the writer in the middle of an update of -shm may not mend it, and
 	 * need not: the writer is done in a moment. Nothing was read yet, so it can be repeated. */
 	for (int i = 0; rc == SQLITE_READONLY_RECOVERY && i < RECOVERY_TRIES; i++) {
 		(void)sqlite3_reset(st);       /* repeats the error of the step */
 		(void)nanosleep(&pause, NULL); /* shorter is fine */
-		rc = sqlite3_step(st);
+		rc = step(st, &r);
 	}
-	if (rc == SQLITE_ROW)
-		return 1;
-	return rc == SQLITE_DONE ? 0 : db_errno(rc);
+	return rc == SQLITE_ROW ? 1 : r;
 }
 
 int db_run(sqlite3_stmt *st)
 {
-	int rc = sqlite3_step(st);
+	int r;
 
+	(void)step(st, &r);
 	(void)sqlite3_reset(st); /* repeats the error of the step */
-	return db_errno(rc);
+	return r;
 }
 
 int db_exec(struct db *db, enum db_stmt which)
@@ -207,10 +230,10 @@ static char *make_uri(const char *db_dir, enum db_mode mode)
 /* What every refusal of the library comes out as. */
 static int fail(struct db *db, int rc, const char *db_dir, struct err *e)
 {
-	int code = rc == SQLITE_ERROR ? -EBADMSG : db_errno(rc);
+	int code = rc == SQLITE_ERROR ? -EUCLEAN : db_errno(rc);
 	const char *text = db->sql ? sqlite3_errmsg(db->sql) : sqlite3_errstr(rc);
 
-	if (code == -EBADMSG)
+	if (code == -EUCLEAN)
 		return err_set(
 			e, code,
 			"the database '%s/db.sqlite' is damaged or not a Nix store database: %s",

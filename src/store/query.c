@@ -75,9 +75,9 @@ static int parse_hash(const char *s, uint8_t ret[32])
 	const size_t head_len = sizeof(head) - 1;
 
 	if (!s || strncmp(s, head, head_len))
-		return -EBADMSG;
+		return -EUCLEAN;
 	s += head_len;
-	return base16_decode(s, strlen(s), ret, 32) ? -EBADMSG : 0;
+	return base16_decode(s, strlen(s), ret, 32) ? -EUCLEAN : 0;
 }
 
 int db_split_words(const char *s, struct arena *a, struct strv *ret)
@@ -102,7 +102,7 @@ static int collect_paths(struct db *db, sqlite3_stmt *st, struct arena *a, struc
 		const char *base = db_base_of(db, text_of(st, 0));
 
 		if (!base)
-			return -EBADMSG;
+			return -EUCLEAN;
 		if (strv_add_arena(&list, a, arena_strdup(a, base)) < 0)
 			return -ENOMEM;
 	}
@@ -151,7 +151,7 @@ static int read_info_row(struct db *db, sqlite3_stmt *st, struct arena *a, struc
 	if (deriver && *deriver) {
 		deriver = db_base_of(db, deriver);
 		if (!deriver)
-			return -EBADMSG;
+			return -EUCLEAN;
 	}
 	info->deriver = arena_strdup(a, deriver ? deriver : "");
 	if (!info->deriver)
@@ -226,7 +226,7 @@ static int collect_outputs(struct db *db, uint64_t drv_id, struct arena *a, stru
 		const char *name = text_of(st, 0), *base = db_base_of(db, text_of(st, 1));
 
 		if (!name || !base)
-			return -EBADMSG;
+			return -EUCLEAN;
 		if (strv_add_arena(&names, a, arena_strdup(a, name)) < 0 ||
 		    strv_add_arena(&paths, a, arena_strdup(a, base)) < 0)
 			return -ENOMEM;

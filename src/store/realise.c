@@ -75,7 +75,7 @@ int db_realisation(struct db *db, const uint8_t drv_hash[32], const char *output
 		return r ? r : DB_ABSENT;
 	base = db_base_of(db, (const char *)sqlite3_column_text(st, 1));
 	if (!base || store_path_parse_base(base, &found.path, NULL))
-		return -EBADMSG;
+		return -EUCLEAN;
 	memcpy(found.drv_hash, drv_hash, sizeof(found.drv_hash));
 	found.output = arena_strdup(a, output);
 	if (!found.output)

@@ -35,7 +35,7 @@ static int read_number(const char *db_dir, int dir_fd, const char *name, int *re
 		return err_errno(e, r, "reading '%s/%s'", db_dir, name);
 	n = r ? 0 : strtol(text, &end, 10);
 	if (r || end == text || end[strspn(end, "\n")] || n < 1 || n > 100000)
-		return err_set(e, -EBADMSG, "'%s/%s' is corrupt", db_dir, name);
+		return err_set(e, -EUCLEAN, "'%s/%s' is corrupt", db_dir, name);
 	*ret = (int)n;
 	return 0;
 }

@@ -105,18 +105,18 @@ static void test_foreign_and_damaged(void **state)
 	memset(big, 'x', sizeof(big) - 1);
 	big[sizeof(big) - 1] = 0;
 	put(state, "db/db.sqlite", big);
-	assert_int_equal(try_open(state, DB_WRITE, text, sizeof(text)), -EBADMSG);
+	assert_int_equal(try_open(state, DB_WRITE, text, sizeof(text)), -EUCLEAN);
 	assert_non_null(strstr(text, "damaged or not a Nix store database"));
 	put(state, "db/db.sqlite-wal", "");
 	put(state, "db/db.sqlite-shm", "");
-	assert_int_equal(try_open(state, DB_READ, text, sizeof(text)), -EBADMSG);
+	assert_int_equal(try_open(state, DB_READ, text, sizeof(text)), -EUCLEAN);
 
 	assert_int_equal(unlink(in_scratch(state, "db/db.sqlite")), 0);
 	assert_int_equal(sqlite3_open(in_scratch(state, "db/db.sqlite"), &sql), SQLITE_OK);
 	assert_int_equal(sqlite3_exec(sql, "create table ValidPaths (id integer)", 0, 0, 0),
 			 SQLITE_OK);
 	sqlite3_close(sql);
-	assert_int_equal(try_open(state, DB_WRITE, text, sizeof(text)), -EBADMSG);
+	assert_int_equal(try_open(state, DB_WRITE, text, sizeof(text)), -EUCLEAN);
 	assert_non_null(strstr(text, "no such column"));
 }
 
@@ -140,11 +140,11 @@ static void test_odd_rows(void **state)
 	assert_int_equal(sqlite3_open(in_scratch(state, "db/db.sqlite"), &sql), SQLITE_OK);
 	for (size_t i = 0; i < ELEMENTS(bad); i++) {
 		assert_int_equal(sqlite3_exec(sql, bad[i], 0, 0, 0), SQLITE_OK);
-		assert_int_equal(db_path_info(db, &reg.info.path, &a, &info), -EBADMSG);
+		assert_int_equal(db_path_info(db, &reg.info.path, &a, &info), -EUCLEAN);
 	}
 	assert_int_equal(sqlite3_exec(sql, "update ValidPaths set path = '" STORE "/a/b'", 0, 0, 0),
 			 SQLITE_OK);
-	assert_int_equal(db_all_paths(db, &a, &all), -EBADMSG);
+	assert_int_equal(db_all_paths(db, &a, &all), -EUCLEAN);
 	sqlite3_close(sql);
 }
 
