@@ -14,7 +14,8 @@ void err_done(struct err *e)
 	e->code = 0;
 }
 
-/* strerror, but for the code of a damaged database (store/), which people must do something about. */
+/* strerror, but for the code of a damaged database (store/), which people must do something about.
+ */
 static const char *text_of(int code)
 {
 	if (abs(code) == EUCLEAN)

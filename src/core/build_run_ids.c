@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "core/clean.h"
 #include "core/core.h"
 #include "core/loop.h"
 
@@ -27,6 +28,8 @@ static void wait_for_ids(struct build_run *run)
 		run->noted_wait = true;
 		run->ev->note(run->ctx, 1, text);
 	}
+	if (run->runs->clean)
+		clean_hurry(run->runs->clean);
 	if (!run->retry_timer && loop_timer(run->runs->core->loop, RETRY_IDS_USEC, on_retry_timer,
 					    run, &run->retry_timer) < 0)
 		run->retry_timer = NULL; /* the end of another build wakes us too */

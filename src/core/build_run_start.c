@@ -159,9 +159,9 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 			      job->settings, &run->arena, &run->inputs, e);
 	if (r)
 		return r;
-	used_note(core, run->drv_base);
+	used_note(core, USED_BY_NOBODY, run->drv_base);
 	for (size_t i = 0; i < run->inputs.closure.n; i++)
-		used_note(core, run->inputs.closure.v[i]);
+		used_note(core, USED_BY_NOBODY, run->inputs.closure.v[i]);
 	if (job->settings->keep_failed) {
 		const char *dir = job->settings->build_dir;
 

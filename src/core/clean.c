@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "core/core.h"
@@ -25,6 +26,7 @@
 #define AGAIN_USEC     (60ULL * 1000 * 1000)
 #define AGAIN_MAX_USEC (24ULL * 3600 * 1000 * 1000)
 #define LIMIT_USEC     (3600ULL * 1000 * 1000)
+#define HURRY_USEC     (5ULL * 1000 * 1000)
 
 /* A slot that is to be cleaned. One of them, with lease_fd -1, is the sweep: it looks for a slot
  * that an earlier life left, again and again, since their last holders may still be dying. */
@@ -33,6 +35,7 @@ struct dirty {
 	int lease_fd;
 	char *scratch; /* to be moved to what the cleaner sees; NULL: it is there */
 	unsigned int failures;
+	bool hurried;		  /* this try is one more than its timer wanted */
 	struct loop_timer *timer; /* until the next try */
 	struct clean *clean;
 };
@@ -67,7 +70,8 @@ struct clean {
 	size_t n_stuck;			  /* of all: have failed before */
 	struct cleaning *now;
 	uint64_t sweep_usec; /* until the next sweep that finds nothing */
-	bool told_nothing;   /* once is enough */
+	uint64_t hurried_usec;
+	bool told_nothing; /* once is enough */
 };
 
 static void start_next(struct clean *c);
@@ -133,17 +137,47 @@ static struct dirty *dirty_new(struct clean *c, int lease_fd)
 
 /* ---- a slot that cannot be cleaned now ---- */
 
-static void on_again(void *ctx)
+/* From those put off to those that are tried. */
+static void try_now(struct clean *c, struct dirty *d)
 {
-	struct dirty *d = ctx;
-	struct clean *c = d->clean;
 	struct dirty **link = &c->later;
 
-	d->timer = NULL;
 	while (*link != d)
 		link = &(*link)->next;
 	*link = d->next;
+	loop_timer_cancel(d->timer);
+	d->timer = NULL;
 	enqueue(c, d);
+}
+
+static void on_again(void *ctx)
+{
+	struct dirty *d = ctx;
+
+	d->timer = NULL;
+	try_now(d->clean, d);
+	start_next(d->clean);
+}
+
+/* What stopped one (a full disk, one that was read-only, files of another that lay beside its own)
+ * may have stopped them all. */
+static void try_all(struct clean *c)
+{
+	for (struct dirty *d = c->later, *next; d; d = next) {
+		next = d->next;
+		if (d->failures) {
+			d->hurried = true;
+			try_now(c, d);
+		}
+	}
+}
+
+void clean_hurry(struct clean *c)
+{
+	if (now_usec() < c->hurried_usec + HURRY_USEC)
+		return;
+	c->hurried_usec = now_usec();
+	try_all(c);
 	start_next(c);
 }
 
@@ -163,6 +197,11 @@ static void put_aside(struct clean *c, struct dirty *d, const char *why, uint64_
 
 	if (usec > AGAIN_MAX_USEC)
 		usec = AGAIN_MAX_USEC;
+	if (d->hurried) { /* the log has it */
+		d->hurried = false;
+		put_off(c, d, usec);
+		return;
+	}
 	if (d->failures++ == 0)
 		c->n_stuck++;
 	if (host_base)
@@ -252,8 +291,10 @@ static void settle(struct cleaning *p)
 	if (d->lease_fd < 0 && p->lease_fd >= 0)
 		d = split_off(p, c, d);
 	if (d && d->lease_fd >= 0 && is_clean(p)) {
-		if (d->failures)
+		if (d->failures) {
 			c->n_stuck--;
+			try_all(c);
+		}
 		return_slot(c, TAKE_FD(d->lease_fd));
 		dirty_free(d);
 	} else if (d) {

@@ -28,5 +28,8 @@ void clean_slot(struct clean *c, int lease_fd, const char *scratch);
 /* Something of the lease may still run, and cannot be ended. The next life of the daemon looks
  * after it. `scratch` as above. Takes the fd. */
 void clean_slot_alive(struct clean *c, int lease_fd, const char *scratch);
+/* A build waits for ids, and there are none: the slots that could not be cleaned are tried now, at
+ * most every five seconds. */
+void clean_hurry(struct clean *c);
 /* How many slots could not be cleaned so far and are waiting for another try. */
 size_t clean_stuck(const struct clean *c);

@@ -151,6 +151,8 @@ static void clear(struct gc *gc)
 	graph_done(&gc->graph);
 	gc_order_done(gc);
 	smap_done(&gc->roots);
+	free(TAKE_PTR(gc->partly));
+	gc->n_partly = 0;
 	smap_done(&gc->pins);
 	smap_done(&gc->digests);
 	gc->roots = gc->pins = gc->digests = (struct smap){};
@@ -267,6 +269,8 @@ static void on_traced(void *ctx, struct traced *t, const struct err *e)
 	}
 	for (size_t i = 0; i < t->n_roots; i++)
 		gc_root(gc, t->roots[i].base);
+	gc->partly = TAKE_PTR(t->partly);
+	gc->n_partly = t->n_partly;
 	if (t->own)
 		gc_note(gc, 4, "roots: this user's alone, found without the tracer");
 	r = gc_known_take(gc, t, &own);

@@ -6,10 +6,15 @@
 #include "core/used.h"
 
 /* Whoever names paths means those, whatever their age. */
-bool gc_ages_any(const struct gc *gc)
+static bool age_matters(const struct gc *gc)
 {
 	return gc->head->o.whole_store && !gc->head->o.ignore_liveness &&
 	       (gc->core->settings.keep_recent > 0 || gc_oldest_first(gc));
+}
+
+bool gc_ages_any(const struct gc *gc)
+{
+	return gc->n_partly > 0 || age_matters(gc);
 }
 
 bool gc_oldest_first(const struct gc *gc)
@@ -41,10 +46,31 @@ void gc_mark_recent(struct gc *gc)
 {
 	uint64_t keep = gc->core->settings.keep_recent, now = used_now();
 
-	if (keep == 0 || !gc_ages_any(gc))
+	if (keep == 0 || !age_matters(gc))
 		return;
 	for (uint32_t v = 0; v < gc->graph.n; v++)
 		if (gc->graph.hours[v] + keep >= now)
+			graph_mark(&gc->graph, v);
+}
+
+static bool is_partly_seen(const struct gc *gc, uint32_t user)
+{
+	for (size_t i = 0; i < gc->n_partly; i++)
+		if (gc->partly[i] == user)
+			return true;
+	return user == USED_BY_SEVERAL;
+}
+
+/* A process that was not looked at may hold whatever its user had from this daemon. Whoever is
+ * behind that gains nothing: he could have made roots for the same paths. */
+void gc_mark_used(struct gc *gc)
+{
+	const struct graph *g = &gc->graph;
+
+	if (gc->n_partly == 0)
+		return;
+	for (uint32_t v = 0; v < g->n; v++)
+		if (g->user[v] != USED_BY_NOBODY && is_partly_seen(gc, g->user[v]))
 			graph_mark(&gc->graph, v);
 }
 

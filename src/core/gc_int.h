@@ -57,6 +57,8 @@ struct gc {
 	bool stepping; /* a step is on its way */
 	struct tracer *tracer;
 	struct smap roots;   /* what the tracer found: base names */
+	uint32_t *partly;    /* users of whom it could not see all */
+	size_t n_partly;
 	struct smap pins;    /* base names, since C1 */
 	struct smap digests; /* the first 32 characters of all of them, from C4 on */
 	int pin_error;	     /* a pin was lost: nothing may be deleted any more */
@@ -113,6 +115,8 @@ int gc_ages_begin(struct gc *gc, struct err *e);
 int gc_ages_step(struct gc *gc, uint64_t until_usec, struct err *e);
 bool gc_ages_any(const struct gc *gc); /* does age matter to this one? */
 void gc_mark_recent(struct gc *gc);
+/* What they have used, whom the tracer could not see in full. */
+void gc_mark_used(struct gc *gc);
 /* keep-size: how much may go at most. */
 void gc_limit_size(struct gc *gc);
 bool gc_oldest_first(const struct gc *gc);

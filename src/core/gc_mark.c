@@ -62,6 +62,7 @@ int gc_mark_begin(struct gc *gc, struct err *e)
 		gc_pin(gc->core, p->key);
 	smap_done(&pins);
 	gc_mark_recent(gc);
+	gc_mark_used(gc);
 	r = sessions_temp_roots(gc->core->sessions, pin_temp, gc);
 	/* A request to ignore liveness is about roots: builds are not to be broken by it. */
 	if (gc->core->goals)

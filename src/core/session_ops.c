@@ -62,7 +62,7 @@ int session_temp_root(struct session *s, const char *base)
 	if (s->stopped || account_hold(&s->all->accounts, s->peer.uid) != 0)
 		return -ENOBUFS;
 	gc_pin(s->all->core, base);
-	used_note(s->all->core, base);
+	used_note(s->all->core, s->peer.uid, base);
 	r = smap_put(&s->temp_roots, base, NULL);
 	if (r < 0)
 		account_let_go(&s->all->accounts, s->peer.uid, 1);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/fd.h"
 #include "base/log.h"
@@ -19,6 +20,8 @@
 #include "core/sessions.h"
 #include "core/spool.h"
 #include "core/store_open.h"
+
+enum { LOCK_TRIES = 100 }; /* two seconds */
 
 /* Upstream's rule: a symlink on the way would make store paths ambiguous. */
 static int refuse_symlinks(const char *store_dir, struct err *e)
@@ -138,6 +141,7 @@ int store_own_dir(const struct core *core)
 
 int store_lock(struct core *core, struct err *e)
 {
+	const struct timespec pause = { .tv_nsec = 20 * 1000 * 1000 };
 	_cleanup_free_ char *dir = NULL, *path = NULL;
 	int r;
 
@@ -151,8 +155,13 @@ int store_lock(struct core *core, struct err *e)
 	core->lock_fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (core->lock_fd < 0)
 		return err_errno(e, -errno, "opening '%s'", path);
-	if (flock(core->lock_fd, LOCK_EX | LOCK_NB) < 0)
-		return err_set(e, -EADDRINUSE, "another airplantd serves '%s'", core->state_dir);
+	/* The children of one that was killed hold it until they are gone, which they soon are. */
+	for (int i = 0; flock(core->lock_fd, LOCK_EX | LOCK_NB) < 0; i++) {
+		if (i == LOCK_TRIES || (errno != EWOULDBLOCK && errno != EINTR))
+			return err_set(e, -EADDRINUSE, "another airplantd serves '%s'",
+				       core->state_dir);
+		(void)nanosleep(&pause, NULL); /* shorter is fine */
+	}
 	return 0;
 }
 

@@ -101,6 +101,7 @@ static void traced_done(struct traced *t)
 {
 	free(t->roots);
 	free(t->links);
+	free(t->partly);
 	arena_done(&t->arena);
 }
 
@@ -250,13 +251,26 @@ static int take_skipped(struct tracer *t, char **f)
 
 static int take_flood(struct tracer *t, char **f)
 {
+	struct traced *a = &t->answer;
 	unsigned long long uid, n;
 
-	(void)t;
-	if (number(f[0], &uid) < 0 || number(f[1], &n) < 0)
+	if (number(f[0], &uid) < 0 || number(f[1], &n) < 0 || uid > UINT32_MAX)
 		return -EBADMSG;
+	for (size_t i = 0; i < a->n_partly; i++)
+		if (a->partly[i] == uid)
+			return 0;
+	if (a->n_partly == a->cap_partly) {
+		size_t cap = a->cap_partly ? a->cap_partly * 2 : 16;
+		uint32_t *v = reallocarray(a->partly, cap, sizeof(*v));
+
+		if (!v)
+			return -ENOMEM;
+		a->partly = v;
+		a->cap_partly = cap;
+	}
+	a->partly[a->n_partly++] = (uint32_t)uid;
 	log_warn("user %llu has so much open that %llu of his processes were only partly searched "
-		 "for roots",
+		 "for roots: all that he has used since the machine's start is kept",
 		 uid, n);
 	return 0;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "base/arena.h"
@@ -26,7 +27,8 @@ struct traced {
 	struct arena arena;
 	struct traced_root *roots;
 	struct traced_link *links;
-	size_t n_roots, n_links, cap_roots, cap_links;
+	uint32_t *partly; /* users whose processes were not all looked at in full */
+	size_t n_roots, n_links, n_partly, cap_roots, cap_links, cap_partly;
 	unsigned long long n_skipped; /* processes of others that were not looked at */
 	bool own;		      /* by our own child */
 };

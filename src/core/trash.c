@@ -19,7 +19,7 @@
 /* The child starts this long after something fell into the trash. After a failure it starts again,
  * later each time. */
 enum { DELAY_USEC = 50 * 1000 };
-#define AGAIN_USEC     (60ULL * 1000 * 1000)
+#define AGAIN_USEC     (2ULL * 1000 * 1000)
 #define AGAIN_MAX_USEC (24ULL * 3600 * 1000 * 1000)
 
 struct trash_wait {

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -59,47 +60,79 @@ static void failed(struct process *p, const char *name, int r)
 		say_failed(p->l, what, r);
 }
 
-static void scan_file(struct process *p, const char *name, ssize_t max)
+/* `what` is the name that its roots get. 0 or -errno. */
+static int scan_text(struct looker *l, int fd, ssize_t max, const char *what)
 {
 	static char text[CHUNK + BASE_MAX + 2];
-	_cleanup_close_ int fd = openat(p->dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	size_t len = 0, done;
-	char what[64];
 	ssize_t n;
+	int r = 0;
 
-	if (fd < 0) {
-		if (errno != EINVAL) /* no namespaces any more: it is ending */
-			failed(p, name, -errno);
-		return;
-	}
-	snprintf(what, sizeof(what), "%s/%s", p->name, name);
-	forget_seen(p->l);
+	forget_seen(l);
 	do {
 		n = read(fd, text + len, CHUNK);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			failed(p, name, -errno);
+			r = -errno;
 		len += n > 0 ? (size_t)n : 0;
-		done = say_roots(p->l, text, len, n <= 0, what);
+		done = say_roots(l, text, len, n <= 0, what);
 		memmove(text, text + done, len - done);
 		len -= done;
 		max -= max > 0 ? (n < max ? n : max) : 0;
 	} while (n > 0 && max != 0);
+	return r;
+}
+
+static void scan_file(struct process *p, const char *name, ssize_t max)
+{
+	_cleanup_close_ int fd = openat(p->dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	char what[64];
+	int r = fd < 0 ? -errno : 0;
+
+	if (r == -EINVAL)
+		return; /* no namespaces any more: it is ending */
+	snprintf(what, sizeof(what), "%s/%s", p->name, name);
+	if (r == 0)
+		r = scan_text(p->l, fd, max, what);
+	if (r < 0)
+		failed(p, name, r);
+}
+
+/* A file whose path is longer than PATH_MAX: no link shows it, but our own maps do once it is
+ * mapped. Who does not own the store has no file in it; and a plain file that he owns may be
+ * opened. */
+static int scan_mapped(struct process *p, int dir, const char *name, const char *what)
+{
+	_cleanup_close_ int pinned = openat(dir, name, O_PATH | O_CLOEXEC), fd = -1, maps = -1;
+	char self[64];
+	struct stat st;
+	void *at;
+	int r;
+
+	if (pinned < 0 || fstat(pinned, &st) < 0)
+		return is_gone(p, -errno) ? 0 : -errno;
+	if (st.st_uid != p->l->t->store_uid || !S_ISREG(st.st_mode))
+		return 0;
+	snprintf(self, sizeof(self), "/proc/self/fd/%d", pinned);
+	fd = openat(AT_FDCWD, self, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	at = fd < 0 ? MAP_FAILED : mmap(NULL, 1, PROT_NONE, MAP_PRIVATE, fd, 0);
+	maps = at == MAP_FAILED ? -1 : openat(AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	r = maps < 0 ? -errno : scan_text(p->l, maps, NO_LIMIT, what);
+	if (at != MAP_FAILED)
+		(void)munmap(at, 1);
+	return r;
 }
 
 /* A path longer than PATH_MAX cannot be read, but from its directory one can climb until the rest
- * fits; the store path stands in front. Of a file there is only the owner: who does not own the
- * store has no file in it. */
+ * fits; the store path stands in front. */
 static void scan_deep(struct process *p, int dir, const char *name, const char *what)
 {
 	int fd = openat(dir, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	char self[64], text[PATH_MAX + 1];
-	struct stat st;
 
 	if (fd < 0 &&
-	    (is_gone(p, -errno) || (errno == ENOTDIR && (fstatat(dir, name, &st, 0) < 0 ||
-							 st.st_uid != p->l->t->store_uid))))
+	    (is_gone(p, -errno) || (errno == ENOTDIR && scan_mapped(p, dir, name, what) == 0)))
 		return;
 	while (fd >= 0) {
 		_cleanup_close_ int below = fd;

@@ -22,7 +22,8 @@ struct graph_load {
 };
 
 static const char *const queries[LOAD_END] = {
-	[LOAD_NODES] = "select id, path, narSize, deriver, registrationTime from ValidPaths order by id",
+	[LOAD_NODES] =
+		"select id, path, narSize, deriver, registrationTime from ValidPaths order by id",
 	[LOAD_REFS] = "select referrer, reference from Refs order by referrer, reference",
 	[LOAD_OUTPUTS] = "select drv, path from DerivationOutputs order by drv",
 };
@@ -46,6 +47,7 @@ void graph_done(struct graph *g)
 	free(g->id);
 	free(g->nar_size);
 	free(g->hours);
+	free(g->user);
 	free(g->name);
 	free(g->deriver);
 	free(g->refs.first);

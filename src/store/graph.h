@@ -21,6 +21,7 @@ struct graph {
 	uint64_t *id;	    /* row ids, ascending */
 	uint64_t *nar_size; /* bytes */
 	uint32_t *hours;    /* since the epoch: when it was registered; the user may raise it */
+	uint32_t *user;	    /* NULL, or who has used it (core/used.h) */
 	uint32_t *name;	    /* offset of the base name in `names` */
 	uint32_t *deriver;  /* the node of a valid deriver, or GRAPH_NONE */
 	struct graph_edges refs;

@@ -231,8 +231,8 @@ libc.syscall(60, 0)  # exit: of this thread alone
 
 def test_a_directory_deeper_than_a_path_can_be(tracer, run):
     """It stops each collection of the stock daemon. Here the store path is found by climbing."""
-    deep, held = tracer.path("deep", True), tracer.path("held", True)
-    for d in (deep, held):
+    deep, held, filed = tracer.path("deep", True), tracer.path("held", True), tracer.path("filed", True)
+    for d in (deep, held, filed):
         d.chmod(0o777)
     dig = """
 for i in range(30):
@@ -241,7 +241,11 @@ for i in range(30):
     run(ALICE, f"os.chdir({str(deep)!r})" + dig)
     run(BOB, f"os.chdir({str(held)!r})" + dig + "f = os.open('.', os.O_RDONLY); g = os.open('own', os.O_CREAT | os.O_WRONLY); "
         "os.chdir('/')")
+    # A plain file of the store's owner's, at such a depth. (Nothing of it but the file is held.)
+    p = run(DAEMON, f"os.chdir({str(filed)!r})" + dig + "f = os.open('file', os.O_CREAT | os.O_RDWR, 0o444); os.chdir('/')")
+    assert all(r[0] != "F" for r in tracer.records())
     roots, _ = tracer.ask()
+    assert any(re.fullmatch(rf"/proc/{p.pid}/fd/\d+", w) for w in roots[filed.name]), roots[filed.name]
     assert any(w.endswith("/cwd") for w in roots[deep.name])
     assert any("/fd/" in w for w in roots[held.name])
 

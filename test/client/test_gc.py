@@ -196,6 +196,31 @@ def test_a_root_that_cannot_be_read_any_more(traced):
     assert not os.path.exists(kept)
 
 
+def test_a_user_whose_processes_cannot_all_be_seen(traced):
+    """What he has used since the machine's start stays: he added it, held it, had it built. Others' goes."""
+    daemon, tracer = traced("broker", conf="keep-derivations = false\n")
+    uid = pwd.getpwnam(ALICE).pw_uid
+    added, others, both = add(daemon, "added"), add(daemon, "others", user=BOB), add(daemon, "both")
+    assert add(daemon, "both", user=BOB) == both
+    built = daemon.nix_build('sh "a" "echo a > $out"').stdout.strip()
+    time.sleep(5.2)  # it is on disk by then
+    daemon.core.kill()
+    daemon.core.wait()
+    daemon.start_core()
+    tracer.answer = stream(record("F", uid, 3), record("F", uid, 1))
+    r = daemon.run("nix-store", "--gc", user="root")
+    assert all(map(os.path.exists, (added, both, built))) and not os.path.exists(others), r.stderr
+    assert f"user {uid} has so much open that 3 of his processes" in daemon.tail()
+    refused = daemon.run("nix-store", "--delete", added, check=False)
+    assert "still alive" in refused.stderr
+    tracer.answer = stream(record("F", pwd.getpwnam(BOB).pw_uid, 1))
+    daemon.run("nix-store", "--gc", user="root")
+    assert os.path.exists(both) and not os.path.exists(added) and not os.path.exists(built)
+    tracer.answer = stream()
+    daemon.run("nix-store", "--gc", user="root")
+    assert not os.path.exists(both)
+
+
 def test_what_is_wanted_meanwhile_stays(traced):
     """While the tracer takes its time: a client that held a path and left, an add, a build."""
     daemon, tracer = traced(conf="keep-derivations = false\n")

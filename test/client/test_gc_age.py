@@ -31,7 +31,7 @@ def stopped(daemon, ages, forget=True):
     db.commit()
     db.close()
     if forget:
-        (daemon.state / "airplant/used").unlink()
+        (daemon.state / "airplant/used-by").unlink()
     daemon.start()
 
 
@@ -58,8 +58,8 @@ def test_recent_paths_stay(make_daemon):
     assert collect(daemon, DEAD) == {old}
     assert collect(daemon) == {old}
     daemon.stop()  # stamps outlive the daemon, and a record that was cut off
-    with open(daemon.state / "airplant/used", "ab") as f:
-        assert f.tell() > 0 and f.tell() % 36 == 0
+    with open(daemon.state / "airplant/used-by", "ab") as f:
+        assert f.tell() > 0 and f.tell() % 40 == 0
         f.write(b"x" * 20)
     daemon.start()
     with Worker(daemon.socket) as w:

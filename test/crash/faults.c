@@ -165,7 +165,8 @@ static void file_of(pid_t pid, size_t i, const __uint64_t *args, char ret[512])
 static bool is_elsewhere(const char *path)
 {
 	return !strncmp(path, "/proc/", 6) || !strncmp(path, "/sys/", 5) ||
-	       !strncmp(path, "/dev/", 5) || strstr(path, "daemon.log") || !strcmp(path, "proc") || !strcmp(path, "sys");
+	       !strncmp(path, "/dev/", 5) || strstr(path, "daemon.log") || !strcmp(path, "proc") ||
+	       !strcmp(path, "sys");
 }
 
 static bool counts(size_t i, const __uint64_t *args, const char *file)
@@ -226,7 +227,7 @@ static void on_exit_of_call(struct tracee *t)
 
 	if (!t->fails || ptrace(PTRACE_GETREGS, t->pid, 0, &r) < 0)
 		return;
-	r.rax = (uint64_t)-(int64_t)t->fails;
+	r.rax = (uint64_t) - (int64_t)t->fails;
 	t->fails = 0;
 	(void)ptrace(PTRACE_SETREGS, t->pid, 0, &r);
 }

@@ -96,6 +96,30 @@ def test_what_cannot_be_deleted_keeps_its_slot(make_daemon):
     wait_for(lambda: is_all_gone(daemon), daemon.daemon_log)
 
 
+def test_who_waits_for_the_last_slot_has_it_cleaned(make_daemon):
+    """Slots that could not be cleaned are tried again when a build wants one, not only when a minute has passed."""
+    daemon = make_daemon("broker", start=False)
+    daemon.id_count = 65536  # one slot
+    daemon.start()
+    client, scratch, supervisor = start(daemon)
+    lost = spool(daemon) / "lost"
+    if subprocess.run(["chattr", "+i", str(lost)], stderr=subprocess.DEVNULL).returncode != 0:
+        client.kill()
+        pytest.fail("this file system has no immutable files: run the tests where /tmp lies on one that has")
+    try:
+        os.kill(supervisor, signal.SIGKILL)
+        client.communicate(timeout=30)
+        wait_for(lambda: "cannot be cleaned" in daemon.tail() and "next try in 60 seconds" in daemon.tail(), daemon.daemon_log)
+        waits = daemon.popen("nix-build", "--no-out-link", "-E", """derivation {
+            name = "waits"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo > $out" ]; }""")
+        time.sleep(1.5)
+        assert waits.poll() is None
+    finally:
+        subprocess.run(["chattr", "-i", str(lost)], check=True)
+    out, _ = waits.communicate(timeout=15)
+    assert waits.returncode == 0 and "waiting for a free build user ID" in out, out
+
+
 SWAPPER = r"""
 import ctypes, os, sys
 libc = ctypes.CDLL(None)
