@@ -123,7 +123,7 @@ static inline void db_resetp(sqlite3_stmt **st)
 /* query.c: the row id of a path, DB_ABSENT, or a negative errno. */
 int db_id_of(struct db *db, const char *base, uint64_t *ret);
 
-/* names.c: the base name of a row. DB_ABSENT; -EBADMSG: it is none of this store's. */
+/* names.c: the base name of a row. DB_ABSENT; -EUCLEAN: it is none of this store's. */
 int db_name_of(struct db *db, uint64_t id, struct arena *a, char **ret);
 /* Those of several, added to a list; rows that are not there are left out. */
 int db_names_of_all(struct db *db, const uint64_t *ids, size_t n, struct arena *a,

@@ -39,7 +39,7 @@ static int look_at_state(struct db *db)
 		return r;
 	r = db_step(st);
 	if (r <= 0)
-		return r ? r : -EBADMSG;
+		return r ? r : -EUCLEAN;
 	version = sqlite3_column_int64(st, 0);
 	if (version != db->data_version) {
 		db->data_version = version;
@@ -59,7 +59,7 @@ static int read_name(struct db *db, sqlite3_stmt *st, uint64_t id, const char **
 	if (r <= 0)
 		return r ? r : DB_ABSENT;
 	*ret = db_base_of(db, (const char *)sqlite3_column_text(st, 0));
-	return *ret ? 0 : -EBADMSG;
+	return *ret ? 0 : -EUCLEAN;
 }
 
 static struct name *place_of(struct db *db, uint64_t id)
