@@ -51,7 +51,7 @@ struct build_run {
 	bool optimise; /* its outputs share files with others before it has ended */
 	struct optimise_job *optimising;
 	char *scratch, *keep_dir; /* keep_dir: NULL when a failure leaves nothing behind */
-	struct keyring *keys;	  /* a trusted client's own, which sign the outputs too; or NULL */
+	struct keyring *keys;	  /* a trusted client's own, in the daemon's place; or NULL */
 	char *diff_hook;	  /* what compares outputs that differ, or NULL */
 	struct hook *hook;	  /* it runs, and `placing` is set */
 	int scratch_fd, chan, pidfd;

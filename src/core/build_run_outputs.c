@@ -129,7 +129,8 @@ static void end_well(struct build_run *run, struct build_stage_input *in)
 		return;
 	}
 	run->placing = true;
-	place_objects(run->runs->core->place, v, n, on_placed, run);
+	place_objects_from(run->runs->core->place, v, n, run->keys ? PLACE_SIGNED : 0, on_placed,
+			   run);
 }
 
 static void end_badly(struct build_run *run, struct build_stage_input *in)

@@ -112,14 +112,14 @@ static bool same_list(const struct strv *a, const struct strv *b)
 	return same;
 }
 
-/* A trusted client may name secret keys of its own, as far as the daemon can read them. The
- * daemon's keys sign when the outputs are placed. */
+/* A trusted client may name secret keys of its own in the place of the daemon's, as far as the
+ * daemon can read them, or none. */
 static int load_keys(struct build_run *run, const struct build_job *job, struct err *e)
 {
 	const struct strv *files = &job->settings->secret_key_files;
 	int r = 0;
 
-	if (!files->n || same_list(files, &run->runs->core->settings.secret_key_files))
+	if (same_list(files, &run->runs->core->settings.secret_key_files))
 		return 0;
 	run->keys = keyring_new();
 	if (!run->keys)

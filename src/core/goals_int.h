@@ -303,6 +303,8 @@ void goal_unready(struct goal *g); /* does not any more */
 void slot_taken(struct goal *g);
 void slot_free(struct goal *g);
 void slots_fill(struct goals *g);		       /* starts what may start */
+/* Do the settings of the request (a trusted client may say more than the daemon) name it? */
+bool request_has_platform(const struct request *r, const struct goal *g);
 void goal_repay(struct goal *g, struct request *gone); /* the payer is gone */
 bool request_is_at_limit(const struct request *r);
 void goal_start(struct goal *g); /* goals_run.c */

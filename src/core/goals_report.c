@@ -118,11 +118,17 @@ static int put_missing_features(struct buf *b, const struct goal *g, const struc
 	return r;
 }
 
+static bool anybody_has_platform(const struct goal *g)
+{
+	for (struct interest *i = g->interests; i; i = i->next_of_goal)
+		if (!i->request->dead && request_has_platform(i->request, g))
+			return true;
+	return false;
+}
+
 char *text_rejected(const struct goal *g, bool no_jobs)
 {
-	const struct settings *s = &g->goals->core->settings;
 	_cleanup_buf_ struct buf b = BUF_INIT(TEXT_MAX);
-	bool builtin = !strncmp(g->drv.builder, "builtin:", 8);
 	int r = 0;
 
 	if (no_jobs)
@@ -130,15 +136,14 @@ char *text_rejected(const struct goal *g, bool no_jobs)
 				       " (max-jobs = 0)"
 				       "\nHint: set 'max-jobs' to a non-zero value to enable local "
 				       "builds, or configure remote builders via 'builders'");
-	if (r == 0 && !builtin && strcmp(g->drv.platform, s->system) &&
-	    !strv_has(&s->extra_platforms, g->drv.platform))
+	if (r == 0 && !anybody_has_platform(g))
 		r = buf_printf(&b,
 			       "\nReason: " RED "platform mismatch" NORMAL
 			       "\nRequired system: '" MAGENTA "%s" NORMAL "'"
 			       "\nCurrent system: '" MAGENTA "%s" NORMAL "'",
-			       g->drv.platform, s->system);
+			       g->drv.platform, g->interests->request->settings.system);
 	if (r == 0)
-		r = put_missing_features(&b, g, &s->system_features);
+		r = put_missing_features(&b, g, &g->goals->core->settings.system_features);
 	if (r == 0 && b.len) {
 		_cleanup_buf_ struct buf all = BUF_INIT(TEXT_MAX);
 

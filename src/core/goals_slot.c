@@ -7,6 +7,8 @@
  * with the fewest running builds; among equals, to the one whose last turn is longest ago; and
  * inside a user likewise to his requests. The cost is linear in the requests that are there, not in
  * their goals. */
+#include <string.h>
+
 #include "core/gc_auto.h"
 #include "core/goals_int.h"
 
@@ -33,6 +35,22 @@ bool request_is_at_limit(const struct request *r)
 	return r->running >= r->settings.max_jobs;
 }
 
+bool request_has_platform(const struct request *r, const struct goal *g)
+{
+	const struct settings *s = &r->settings;
+
+	return !strncmp(g->drv.builder, "builtin:", 8) || !strcmp(g->drv.platform, s->system) ||
+	       strv_has(&s->extra_platforms, g->drv.platform);
+}
+
+/* Is `a` a better one than `b`? The build runs with his settings. */
+static bool pays_better(const struct goal *g, const struct request *a, const struct request *b)
+{
+	if (request_has_platform(a, g) != request_has_platform(b, g))
+		return request_has_platform(a, g);
+	return request_is_at_limit(b) && !request_is_at_limit(a);
+}
+
 static struct request *choose_payer(const struct goal *g, const struct request *gone)
 {
 	struct request *best = NULL;
@@ -42,7 +60,7 @@ static struct request *choose_payer(const struct goal *g, const struct request *
 
 		if (r == gone || r->dead)
 			continue;
-		if (!best || (request_is_at_limit(best) && !request_is_at_limit(r)))
+		if (!best || pays_better(g, r, best))
 			best = r;
 	}
 	return best;

@@ -142,7 +142,7 @@ int place_check(struct place *p, const struct staged *s, unsigned int flags, str
 	r = look_at_top(core, s, ret_mode, e);
 	if (r != 0)
 		return r;
-	if (!(flags & PLACE_FOREIGN) && reg->info.ultimate) {
+	if (!(flags & (PLACE_FOREIGN | PLACE_SIGNED)) && reg->info.ultimate) {
 		r = keyring_sign(core->keyring, core->store_dir, a, &reg->info);
 		if (r < 0)
 			return err_errno(e, r, "signing '%s/%s'", core->store_dir,

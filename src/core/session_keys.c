@@ -1,5 +1,6 @@
 /* Signatures under the keys that a trusted client brings: it may add without any check, so naming
- * whom it believes takes nothing away. Linked by airplantd. */
+ * whom it believes takes nothing away. Whether signatures are asked for is the daemon's, as
+ * upstream's store has it from its start. Linked by airplantd. */
 #include <string.h>
 
 #include "core/session_state.h"
@@ -27,8 +28,8 @@ bool session_vouches(struct session *s, const struct staged *v, size_t n)
 
 	if (!s->peer.trusted || !s->options.data || session_settings(s, &set) < 0)
 		return false;
-	keys = set.require_sigs ? keys_of(&set) : NULL;
-	for (size_t i = 0; ok && set.require_sigs && i < n; i++)
+	keys = keys_of(&set);
+	for (size_t i = 0; ok && i < n; i++)
 		ok = *v[i].info.ca || (keys && keyring_verify(keys, core->store_dir, &v[i].info));
 	keyring_free(keys);
 	settings_done(&set);

@@ -2,6 +2,7 @@
 
 It is the `nix-daemon` of this machine (2.8 on Debian 12; test/client/matrix brings newer ones), or the command in
 $AIRPLANT_STOCK_DAEMON."""
+import functools
 import os
 import re
 import shlex
@@ -13,10 +14,16 @@ from conftest import wait_for
 COMMAND = shlex.split(os.environ.get("AIRPLANT_STOCK_DAEMON", "")) or [shutil.which("nix-daemon") or "nix-daemon"]
 
 
+@functools.cache
 def version():
     """As "2.8"."""
     said = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True).stdout
     return re.search(r"(\d+\.\d+)(\.|$)", said).group(1)
+
+
+def no_build_hook():
+    """2.8 cannot do without one, and asks none when there are no builders."""
+    return "" if version() == "2.8" else "build-hook =\n"
 
 
 def env(d):

@@ -7,7 +7,7 @@ import pytest
 import stock
 from conftest import ALICE
 from test_rights import REQUESTS, connect
-from test_trust_settings import serve as settings_serve
+from test_trust_settings import column, serve as settings_serve
 from worker import Closed, Refused
 
 # (request, trusted, version of the stock daemon): its words; ours
@@ -55,6 +55,7 @@ def serve(make_daemon, trusted, ours):
 
 @pytest.mark.parametrize("trusted", [False, True])
 def test_same_answers(make_daemon, trusted):
+    column(0)
     theirs = serve(make_daemon, trusted, False)
     ours = serve(make_daemon, trusted, True)
     for name in theirs:

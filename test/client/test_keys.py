@@ -57,3 +57,18 @@ def test_a_trusted_client_brings_secret_keys(make_daemon):
     secret.chmod(0o600)
     r, _ = build("unreadable", "root")
     assert r.returncode != 0 and str(secret) in r.stderr
+
+
+def test_secret_keys_of_a_client_take_the_place_of_the_daemons(make_daemon):
+    daemon = make_daemon("single", start=False)
+    for name in ("daemons", "clients"):
+        daemon.run("nix-store", "--generate-binary-cache-key", f"{name}-1", daemon.base / name, daemon.base / f"{name}.pub", user="root")
+        (daemon.base / name).chmod(0o644)
+    daemon.write_conf(f"trusted-users = root\nsecret-key-files = {daemon.base}/daemons\n")
+    daemon.start()
+    for i, (user, keys, signed) in enumerate([("root", None, "daemons-1"), ("root", f"{daemon.base}/clients", "clients-1"), ("root", "", ""),
+                                              (ALICE, f"{daemon.base}/clients", "daemons-1")]):
+        out = daemon.nix_build(f'sh "signed-{i}" "echo > $out"', user=user,
+                               args=[] if keys is None else ["--option", "secret-key-files", keys]).stdout.strip()
+        said = daemon.run(*NIX, "path-info", "--sigs", out).stdout.split()[1:]
+        assert [s.split(":")[0] for s in said if s != "ultimate"] == [signed] * bool(signed), (user, keys, said)
