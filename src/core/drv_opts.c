@@ -66,6 +66,7 @@ static int graphs_from_env(const struct drv *d, struct arena *a, struct drv_opts
 			   struct err *e)
 {
 	const char *text = drv_env_get(d, "exportReferencesGraph");
+	_cleanup_smap_ struct smap seen = {}; /* name -> its place, from 1 */
 	struct strv words = {};
 	int r;
 
@@ -81,17 +82,20 @@ static int graphs_from_env(const struct drv *d, struct arena *a, struct drv_opts
 	if (words.n && !ret->graphs.v)
 		return err_errno(e, -ENOMEM, "reading 'exportReferencesGraph'");
 	for (size_t i = 0; i < words.n; i += 2) {
-		struct drv_graph *g = NULL;
+		struct drv_graph *g;
+		uintptr_t at;
 
 		if (!graph_name_ok(words.v[i]))
 			return err_set(e, OPTS_BAD,
 				       "invalid file name '%s' in 'exportReferencesGraph'",
 				       words.v[i]);
-		for (size_t j = 0; j < ret->graphs.n && !g; j++)
-			if (!strcmp(ret->graphs.v[j].name, words.v[i]))
-				g = &ret->graphs.v[j]; /* the last one of a name counts */
-		if (!g)
-			g = &ret->graphs.v[ret->graphs.n++];
+		at = (uintptr_t)smap_get(&seen, words.v[i]);
+		if (!at) {
+			at = ++ret->graphs.n;
+			if (smap_put(&seen, words.v[i], (void *)at) < 0)
+				return err_errno(e, -ENOMEM, "reading 'exportReferencesGraph'");
+		}
+		g = &ret->graphs.v[at - 1]; /* the last one of a name counts */
 		*g = (struct drv_graph){ .name = words.v[i] };
 		if (strv_add_arena(&g->paths, a, words.v[i + 1]) < 0)
 			return err_errno(e, -ENOMEM, "reading 'exportReferencesGraph'");

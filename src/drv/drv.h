@@ -19,6 +19,8 @@
 
 enum { DRV_BAD = 1, DRV_DEPTH_MAX = 16 };
 enum { DRV_MAX = 64 << 20 }; /* bytes of a .drv */
+/* Each has a lock, a path and a look of the core's while others wait. Packages have a handful. */
+enum { DRV_OUTPUTS_MAX = 1024 };
 
 enum drv_kind { DRV_INPUT_ADDRESSED, DRV_FIXED, DRV_FLOATING, DRV_DEFERRED, DRV_IMPURE };
 

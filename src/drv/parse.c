@@ -221,6 +221,8 @@ static int parse_output(struct parser *p)
 				o.name, "output");
 	if (!r)
 		r = parse_kind(p, &o, &kind);
+	if (!r && d->outputs.n >= DRV_OUTPUTS_MAX)
+		r = scan_fail(&p->s, "more than %d outputs", DRV_OUTPUTS_MAX);
 	if (r)
 		return r;
 	v = grow(p->s.arena, d->outputs.v, d->outputs.n, sizeof(*v));

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/fd.h"
+#include "base/clock.h"
 #include "core/build_env.h"
 #include "core/output_check.h"
 
@@ -296,6 +297,29 @@ static void sandbox_paths_are_split(void **state)
 	fixture_done(&f);
 }
 
+/* Everybody waits meanwhile. */
+static void many_reference_graphs_are_read_at_once(void **state)
+{
+	enum { N = 100000 };
+	_cleanup_buf_ struct buf text = BUF_INIT(16 << 20);
+	struct fixture f;
+	uint64_t start;
+
+	(void)state;
+	for (int i = 0; i <= N; i++)
+		assert_int_equal(buf_printf(&text, "g%d p%d ", i % N, i), 0);
+	assert_int_equal(buf_append_char(&text, 0), 0);
+	const char *const env[][2] = { { "exportReferencesGraph", (char *)text.data } };
+
+	start = now_usec();
+	assert_int_equal(make(&f, env, 1), 0);
+	assert_true(now_usec() - start < 3 * 1000 * 1000);
+	assert_int_equal(f.opts.graphs.n, N);
+	assert_string_equal(f.opts.graphs.v[0].name, "g0"); /* the last one counts */
+	assert_string_equal(f.opts.graphs.v[0].paths.v[0], "p100000");
+	fixture_done(&f);
+}
+
 static void reference_graphs_have_the_load_db_form(void **state)
 {
 	static const char *const env[][2] = { { "exportReferencesGraph", "graph /x other /y" } };
@@ -419,6 +443,7 @@ int main(void)
 		cmocka_unit_test(no_chroot_needs_relaxed),
 		cmocka_unit_test(only_fixed_outputs_see_the_outside),
 		cmocka_unit_test(sandbox_paths_are_split),
+		cmocka_unit_test(many_reference_graphs_are_read_at_once),
 		cmocka_unit_test(reference_graphs_have_the_load_db_form),
 		cmocka_unit_test(outputs_keep_the_rules),
 	};

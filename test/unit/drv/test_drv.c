@@ -135,6 +135,28 @@ static const char two_inputs[] =
 	DEFERRED "[(\"/nix/store/" DIGEST "-i.drv\",[\"out\"]),"
 		 "(\"/nix/store/" DIGEST "-j.drv\",[\"bin\",\"out\"])]," REST;
 
+static void outputs_are_limited(void **state)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(64 << 20);
+	_cleanup_err_ struct err e = {};
+	struct drv d;
+
+	(void)state;
+	for (int n = DRV_OUTPUTS_MAX; n <= DRV_OUTPUTS_MAX + 1; n++) {
+		_cleanup_buf_ struct buf text = BUF_INIT(1 << 20);
+
+		assert_int_equal(buf_append_str(&text, "Derive(["), 0);
+		for (int i = 0; i < n; i++)
+			assert_int_equal(buf_printf(&text, "%s(\"o%05d\",\"\",\"\",\"\")",
+						    i ? "," : "", i),
+					 0);
+		assert_int_equal(buf_append_str(&text, "],[]," REST), 0);
+		assert_int_equal(buf_append_char(&text, 0), 0);
+		assert_int_equal(parse(&a, (char *)text.data, &d, &e), n > DRV_OUTPUTS_MAX);
+	}
+	assert_non_null(strstr(err_msg(&e), "more than 1024 outputs"));
+}
+
 static void failed_lookups_keep_their_error(void **state)
 {
 	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 16);
@@ -389,6 +411,7 @@ int main(void)
 		cmocka_unit_test(escapes),
 		cmocka_unit_test(unusual_escapes),
 		cmocka_unit_test(fixed_hashes_in_any_base),
+		cmocka_unit_test(outputs_are_limited),
 		cmocka_unit_test(failed_lookups_keep_their_error),
 		cmocka_unit_test(equal_inputs_are_one),
 		cmocka_unit_test(inputs_without_outputs_leave_no_trace),
