@@ -26,8 +26,8 @@ enum {
 struct optimise_job {
 	struct optimiser *all;
 	struct optimise_job *next;
-	struct arena arena;
-	struct strv paths; /* in `arena`, or heap for additions */
+	struct strv paths; /* of additions: heap. A whole run's are loaded when it begins */
+	uint64_t n_paths;
 	bool whole;
 	const struct optimise_events *ev; /* NULL: nobody listens */
 	void *ctx;
@@ -57,6 +57,7 @@ struct report {
 
 struct work {
 	const struct optimise_job *job;
+	const struct strv *paths;
 	const char *store_dir, *spool_dir;
 	int out;
 };
@@ -91,17 +92,15 @@ static int open_dirs(const struct work *w, struct optimise *o)
 
 static int work_paths(struct work *w, struct optimise *o, struct err *e)
 {
-	const struct optimise_job *job = w->job;
-
-	for (size_t i = 0; i < job->paths.n; i++) {
+	for (size_t i = 0; i < w->paths->n; i++) {
 		struct report r = { .kind = REPORT_PROGRESS, .done = i + 1 };
-		int error = optimise_path(o, job->paths.v[i], e);
+		int error = optimise_path(o, w->paths->v[i], e);
 
 		if (error)
 			return error;
 		r.files = o->files;
 		r.bytes = o->bytes;
-		if (i % TOLD_EVERY == 0 || i + 1 == job->paths.n)
+		if (i % TOLD_EVERY == 0 || i + 1 == w->paths->n)
 			send_report(w, &r);
 	}
 	return 0;
@@ -136,9 +135,7 @@ static void next(struct optimiser *o);
 
 static void job_free(struct optimise_job *job)
 {
-	if (!job->arena.max)
-		strv_done(&job->paths);
-	arena_done(&job->arena);
+	strv_done(&job->paths);
 	err_done(&job->error);
 	free(job);
 }
@@ -153,7 +150,7 @@ static void take_report(struct optimise_job *job, struct report *r)
 		job->files = r->files;
 		job->bytes = r->bytes;
 		if (ev && ev->progress)
-			ev->progress(job->ctx, r->done, job->paths.n);
+			ev->progress(job->ctx, r->done, job->n_paths);
 		return;
 	case REPORT_NOTE:
 		if (ev && ev->note)
@@ -209,13 +206,20 @@ static void on_ended(void *ctx, int status)
 	next(o);
 }
 
+/* The names of all paths are the child's alone, once there is one: many may wait for their turn. */
 static int start(struct optimiser *o, struct optimise_job *job)
 {
+	_cleanup_arena_ struct arena a = ARENA_INIT(PATHS_BYTES);
+	struct strv all = {};
 	struct work w = { .job = job,
+			  .paths = job->whole ? &all : &job->paths,
 			  .store_dir = o->core->store_dir,
 			  .spool_dir = spool_dir(o->core->spool) };
-	int pair[2], r;
+	int pair[2], r = job->whole ? db_all_paths(o->core->db, &a, &all) : 0;
 
+	if (r)
+		return r < 0 ? r : -EIO;
+	job->n_paths = w.paths->n;
 	if (pipe2(pair, O_CLOEXEC) < 0)
 		return -errno;
 	o->pipe = pair[0];
@@ -273,17 +277,10 @@ int optimise_store(struct core *core, const struct optimise_events *ev, void *ct
 		   struct optimise_job **ret, struct err *e)
 {
 	struct optimise_job *job = job_new(core, ev, ctx);
-	int r;
 
 	if (!job)
 		return err_set(e, -ENOMEM, "out of memory");
 	job->whole = true;
-	job->arena = ARENA_INIT(PATHS_BYTES);
-	r = db_all_paths(core->db, &job->arena, &job->paths);
-	if (r != 0) {
-		job_free(job);
-		return err_errno(e, r < 0 ? r : -EIO, "querying the database");
-	}
 	*ret = job;
 	job_queue(job);
 	return 0;
@@ -329,6 +326,17 @@ void optimise_later(struct core *core, const char *base)
 		o->timer = NULL;
 }
 
+/* One that has not begun. */
+static void take_out(struct optimiser *o, struct optimise_job *job)
+{
+	struct optimise_job **at = &o->head;
+
+	while (*at != job)
+		at = &(*at)->next;
+	*at = job->next;
+	job_free(job);
+}
+
 void optimise_forget(struct optimise_job *job)
 {
 	struct optimiser *o;
@@ -342,6 +350,8 @@ void optimise_forget(struct optimise_job *job)
 		child_gone(o);
 		job_end(o);
 		next(o);
+	} else if (job->whole && !(job == o->head && o->child)) {
+		take_out(o, job);
 	}
 }
 

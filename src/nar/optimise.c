@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fd.h"
 #include "nar/tree.h"
 #include "nar/tree_walk.h"
 
@@ -73,8 +74,18 @@ static int open_up(int dirfd, mode_t *ret)
 	return st.st_mode & S_IWUSR || fchmod(dirfd, *ret | S_IWUSR) == 0 ? 0 : -errno;
 }
 
-/* Puts the file that .links has in the place of an equal one. */
-static int replace(struct optimise *o, const char *hash, int dirfd, const char *name, bool top)
+/* While a file is held open its number is nobody else's. */
+static bool is_still(int dirfd, const char *name, const struct stat *st)
+{
+	struct stat now;
+
+	return fstatat(dirfd, name, &now, AT_SYMLINK_NOFOLLOW) == 0 && now.st_dev == st->st_dev &&
+	       now.st_ino == st->st_ino;
+}
+
+/* Puts the file that .links has in the place of an equal one, which is `st`. */
+static int replace(struct optimise *o, const char *hash, int dirfd, const char *name, bool top,
+		   const struct stat *st)
 {
 	mode_t mode = 0;
 	int r;
@@ -83,6 +94,8 @@ static int replace(struct optimise *o, const char *hash, int dirfd, const char *
 	if (linkat(o->links, hash, o->temp, TEMP_NAME, 0) < 0)
 		return -errno;
 	r = top ? 0 : open_up(dirfd, &mode);
+	if (r == 0 && !is_still(dirfd, name, st))
+		r = -ENOENT;
 	if (r == 0 && renameat(o->temp, TEMP_NAME, dirfd, name) < 0)
 		r = -errno;
 	if (r < 0)
@@ -92,7 +105,11 @@ static int replace(struct optimise *o, const char *hash, int dirfd, const char *
 	return r;
 }
 
-/* Gives the file its name in .links. 1: it has one now; 0: an equal file had it before. */
+/* Gives the file its name in .links. 1: it has one now; 0: an equal file had it before.
+ *
+ * The path may have been collected and built again since the file was measured, with other
+ * contents: somebody who arranges for that would have them put wherever those measured are. So
+ * what got the name is looked at. */
 static int name_it(struct optimise *o, const char *hash, int dirfd, const char *name,
 		   const struct stat *st)
 {
@@ -103,19 +120,27 @@ static int name_it(struct optimise *o, const char *hash, int dirfd, const char *
 		say(o, 1, "removing corrupted link '.links/%s'", hash);
 		(void)unlinkat(o->links, hash, 0);
 	}
-	if (linkat(dirfd, name, o->links, hash, 0) == 0)
+	if (linkat(dirfd, name, o->links, hash, 0) < 0)
+		return errno == EEXIST ? 0 : -errno;
+	if (is_still(o->links, hash, st))
 		return 1;
-	return errno == EEXIST ? 0 : -errno;
+	return unlinkat(o->links, hash, 0) < 0 ? -errno : -ENOENT;
 }
 
 static int link_file(struct optimise *o, int dirfd, const char *name, const struct stat *st,
 		     bool top, struct err *e)
 {
+	_cleanup_close_ int held = openat(dirfd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	struct tree_facts facts;
 	struct stat other;
 	char hash[64];
-	int r = tree_measure(dirfd, name, NULL, &facts, e);
+	int r;
 
+	if (held < 0)
+		return -errno;
+	if (fstat(held, &other) < 0 || other.st_ino != st->st_ino)
+		return -ENOENT;
+	r = tree_measure(dirfd, name, NULL, &facts, e);
 	if (r)
 		return r;
 	base32_encode(facts.nar_hash, hash_size(HASH_SHA256), hash);
@@ -126,7 +151,7 @@ static int link_file(struct optimise *o, int dirfd, const char *name, const stru
 		return -errno;
 	if (other.st_ino == st->st_ino)
 		return 0;
-	r = replace(o, hash, dirfd, name, top);
+	r = replace(o, hash, dirfd, name, top, st);
 	if (r < 0)
 		return r;
 	o->files++;

@@ -1,12 +1,18 @@
 """Equal files share an inode: nix-store --optimise and auto-optimise-store."""
 import os
 import pathlib
+import re
+import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
 from conftest import ALICE, wait_for
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "boundary"))
+from worker import Worker, nar, source_ca, source_path  # noqa: E402
 
 
 @pytest.fixture
@@ -166,3 +172,46 @@ def test_killed_in_the_middle(daemon):
     daemon.run("nix-store", "--optimise")
     verified(daemon)
     assert not [n for n in os.listdir(daemon.store) if n.startswith(".tmp")]
+
+
+def core_children(daemon):
+    """Children that are the core's own image: what it has done beside it."""
+    line = open(f"/proc/{daemon.core.pid}/cmdline").read()
+    found = []
+    for p in open(f"/proc/{daemon.core.pid}/task/{daemon.core.pid}/children").read().split():
+        try:
+            if open(f"/proc/{p}/cmdline").read() == line and open(f"/proc/{p}/comm").read().strip() == "airplantd":
+                found.append(int(p))
+        except OSError:
+            pass
+    return found
+
+
+def memory(pid):
+    return int(re.search(r"^RssAnon:\s+(\d+) kB", open(f"/proc/{pid}/status").read(), re.M)[1])
+
+
+def test_wishes_that_nobody_waits_for(daemon):
+    """Who asks and leaves, again and again, leaves nothing behind in the core."""
+    with Worker(daemon.socket) as w:
+        w.add_multiple([(source_path(daemon.store, f"file-{i}", nar(b"%d" % i)), nar(b"%d" % i), {"ca": source_ca(nar(b"%d" % i))})
+                        for i in range(4000)])
+    stopped = []
+    with Worker(daemon.socket) as first:
+        first.send(34)
+        while not stopped:
+            for p in core_children(daemon):
+                os.kill(p, signal.SIGSTOP)
+                stopped.append(p)
+        before = memory(daemon.core.pid)
+        for i in range(100):
+            with Worker(daemon.socket) as w:
+                w.send(34)
+                assert w.u64() in (0x53545254, 0x6f6c6d67)  # it is asked for
+        time.sleep(0.2)
+        grown = memory(daemon.core.pid) - before
+        for p in stopped:
+            os.kill(p, signal.SIGCONT)
+        assert grown < 8000, f"{grown} kB more"
+        first.finish()
+    daemon.run("nix-store", "--optimise", timeout=20)
