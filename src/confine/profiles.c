@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -189,7 +190,7 @@ static const struct call trace_roots[] = {
 	IS("socketpair", 0, AF_UNIX), CALL("set_robust_list"), CALL("wait4"),
 	{ "clone", 1, { { 0, ~0ULL, CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD } } },
 	IS("kill", 1, SIGKILL), IS("prctl", 0, PR_SET_PDEATHSIG),
-	CALL("landlock_restrict_self"),
+	CALL("landlock_restrict_self"), IS("flock", 1, LOCK_SH | LOCK_NB),
 	IS("ioctl", 1, NS_GET_PARENT), IS("ioctl", 1, NS_GET_OWNER_UID),
 	END,
 };

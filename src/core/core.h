@@ -20,6 +20,7 @@ struct jail;
 struct keyring;
 struct cgroups;
 struct gc;
+struct beside;
 struct gc_auto;
 struct used;
 struct optimiser;
@@ -59,6 +60,7 @@ struct core {
 	struct durable *durable;
 	struct jail *jail;
 	struct gc *gc;
+	struct beside *beside; /* opened and closed with the store */
 	struct used *used; /* NULL: nothing is noted */
 	struct gc_auto *gc_auto;
 	struct optimiser *optimiser;

@@ -9,13 +9,14 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "core/beside.h"
 #include "core/gc_int.h"
 #include "core/reserve.h"
 #include "core/trash.h"
 #include "core/used.h"
 
 /* One step, after which everybody else has his turn. */
-enum { SLICE_USEC = 5 * 1000, TELL_USEC = 100 * 1000 };
+enum { SLICE_USEC = 5 * 1000, TELL_USEC = 100 * 1000, LOCK_USEC = 100 * 1000 };
 
 static void start_next(struct gc *gc);
 
@@ -124,6 +125,8 @@ void gc_pin(struct core *core, const char *base)
 	struct gc *gc = core->gc;
 	int r = 0;
 
+	if (beside_promise(core))
+		(void)beside_tell(core, base); /* told in the log */
 	if (!gc_is_running(core) || strnlen(base, STORE_DIGEST_LEN) < STORE_DIGEST_LEN)
 		return;
 	if (gc->phase < GC_MARK) {
@@ -142,6 +145,8 @@ void gc_pin(struct core *core, const char *base)
 
 static void clear(struct gc *gc)
 {
+	loop_timer_cancel(TAKE_PTR(gc->lock_timer));
+	gc->told_lock = false;
 	tracer_cancel(TAKE_PTR(gc->tracer));
 	trash_forget(TAKE_PTR(gc->trash_wait));
 	gc_links_stop(gc);
@@ -163,6 +168,7 @@ static void clear(struct gc *gc)
 	gc->limit_reached = false;
 	close_fdp(&gc->list_fd);
 	gc->phase = GC_IDLE;
+	beside_collected(gc->core);
 }
 
 static void request_free(struct gc_request *r)
@@ -267,8 +273,12 @@ static void on_traced(void *ctx, struct traced *t, const struct err *e)
 		gc_end(gc, e);
 		return;
 	}
-	for (size_t i = 0; i < t->n_roots; i++)
+	for (size_t i = 0; i < t->n_roots; i++) {
+		/* A stock process works on what has this digest, valid or not. */
+		if (tracer_is_temp(t->roots[i].what))
+			gc_pin(gc->core, t->roots[i].base);
 		gc_root(gc, t->roots[i].base);
+	}
 	gc->partly = TAKE_PTR(t->partly);
 	gc->n_partly = t->n_partly;
 	if (t->own)
@@ -430,30 +440,64 @@ void gc_step_later(struct gc *gc)
 
 /* ---- requests ---- */
 
+static void find_roots(struct gc *gc)
+{
+	_cleanup_err_ struct err e = {};
+	int r = 0;
+
+	gc->phase = GC_ROOTS;
+	gc_note(gc, 3, "finding garbage collector roots...");
+	if (gc->head->o.ignore_liveness) {
+		r = begin_load(gc, &e);
+		if (r == 0)
+			gc_step_later(gc);
+	} else {
+		r = tracer_start(gc->core, on_traced, gc, &gc->tracer, &e);
+	}
+	if (r != 0)
+		gc_end(gc, &e);
+}
+
+static void take_lock(void *ctx)
+{
+	struct gc *gc = ctx;
+	_cleanup_err_ struct err e = {};
+	int r = gc_deletes(gc) ? beside_collect(gc->core, &e) : 0;
+
+	gc->lock_timer = NULL;
+	if (r == 0) {
+		find_roots(gc);
+		return;
+	}
+	if (r > 0) {
+		if (!gc->told_lock)
+			gc_note(gc, 3, "waiting for the big garbage collector lock...");
+		gc->told_lock = true;
+		r = loop_timer(gc->core->loop, LOCK_USEC, take_lock, gc, &gc->lock_timer);
+		if (r == 0)
+			return;
+		err_errno(&e, r, "waiting for another garbage collection");
+	}
+	gc_end(gc, &e);
+}
+
 static void begin(struct gc *gc)
 {
 	_cleanup_err_ struct err e = {};
 	int r;
 
-	gc->phase = GC_ROOTS; /* C1 */
+	gc->phase = GC_LOCK; /* C1 */
 	gc->freed_before = trash_freed(gc->core);
 	if (gc_deletes(gc))
 		reserve_drop(gc->core);
 	gc->limit_reached = gc->head->o.max_freed == 0 && gc->head->o.action == GC_DELETE_DEAD;
 	r = open_list(gc);
-	if (r < 0)
-		err_errno(&e, r, "collecting garbage");
-	if (r == 0)
-		gc_note(gc, 3, "finding garbage collector roots...");
-	if (r == 0 && gc->head->o.ignore_liveness) {
-		r = begin_load(gc, &e);
-		if (r == 0)
-			gc_step_later(gc);
-	} else if (r == 0) {
-		r = tracer_start(gc->core, on_traced, gc, &gc->tracer, &e);
+	if (r == 0) {
+		take_lock(gc);
+		return;
 	}
-	if (r != 0)
-		gc_end(gc, &e);
+	err_errno(&e, r, "collecting garbage");
+	gc_end(gc, &e);
 }
 
 static void on_start(void *ctx)
@@ -510,6 +554,7 @@ void gc_cancel(struct gc_request *r)
 
 	r->ev = NULL;
 	/* One that waits for another process is not stepped. */
-	if (r == gc->head && (gc->phase == GC_ROOTS || gc->phase >= GC_TRASH))
+	if (r == gc->head &&
+	    (gc->phase == GC_LOCK || gc->phase == GC_ROOTS || gc->phase >= GC_TRASH))
 		gc_end(gc, &e);
 }

@@ -8,6 +8,7 @@
  *              path that is registered and what it refers to, and for a build: its derivation, its
  *              inputs and its outputs, from the moment somebody waits for it.
  *   C1 start   From now on no pin is forgotten: sessions that end leave theirs behind.
+ *              Stock processes tell us of what they need from now on (beside.h).
  *   C2 roots   The tracer is asked; its complete answer is awaited.
  *   C3 load    A snapshot of the database is taken and read. It is younger than the tracer's
  * answer. C4 mark    Everything that the tracer's roots, all pins since C1 and all that are held
@@ -79,7 +80,7 @@ void gc_cancel(struct gc_request *r);
 /* The store was reopened: what runs ends with an error. */
 void gc_store_changed(struct gc *gc);
 
-/* pin(p): cheap when no collection runs. */
+/* pin(p): cheap when no collection runs. Also tells another's collector, if there is one (beside.h). */
 void gc_pin(struct core *core, const char *base);
 /* Does a pin have to be told? (To spare the work of finding out what to pin.) */
 bool gc_is_running(const struct core *core);

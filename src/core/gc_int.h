@@ -17,6 +17,7 @@
 
 enum gc_phase {
 	GC_IDLE,
+	GC_LOCK,  /* waits for another collector, of a stock process */
 	GC_ROOTS, /* waits for the tracer */
 	GC_LOAD,
 	GC_AGES,
@@ -55,6 +56,8 @@ struct gc {
 	struct gc_request *head; /* the one that runs, then those that wait */
 	enum gc_phase phase;
 	bool stepping; /* a step is on its way */
+	struct loop_timer *lock_timer;
+	bool told_lock;
 	struct tracer *tracer;
 	struct smap roots;   /* what the tracer found: base names */
 	uint32_t *partly;    /* users of whom it could not see all */

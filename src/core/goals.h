@@ -39,6 +39,8 @@ int request_new(struct goals *g, const struct session_build *b, const struct set
 void request_cancel(struct request *r);
 /* Every path that a request or a goal needs: targets, derivations, inputs, outputs. */
 void goals_pins(struct goals *g, void (*pin)(void *ctx, const char *base), void *ctx);
+/* Is there a request or a goal? */
+bool goals_any(const struct goals *g);
 /* There is space again: builds may start. */
 void goals_resume(struct goals *g);
 /* Ends all builds (daemon shutdown). */

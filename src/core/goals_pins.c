@@ -1,4 +1,5 @@
 /* What requests and goals need and a collection must leave alone (gc.h). Linked by airplantd. */
+#include "core/beside.h"
 #include "core/gc.h"
 #include "core/goals_int.h"
 #include "core/realise.h"
@@ -82,11 +83,24 @@ void goals_pins(struct goals *g, void (*pin)(void *ctx, const char *base), void 
 	smap_done(&p.seen);
 }
 
+bool goals_any(const struct goals *g)
+{
+	return g->requests || g->by_key.n > 0;
+}
+
+/* To a collection that runs, ours or another's. */
+static bool is_wanted(struct goals *g)
+{
+	bool others = beside_promise(g->core);
+
+	return others || gc_is_running(g->core);
+}
+
 void pin_target(struct goals *g, const struct target *t)
 {
 	struct pins p = { .g = g, .pin = pin_to_gc, .ctx = g->core };
 
-	if (gc_is_running(g->core))
+	if (is_wanted(g))
 		target_pins(&p, t);
 	smap_done(&p.seen);
 }
@@ -95,7 +109,7 @@ void pin_goal(struct goal *g)
 {
 	struct pins p = { .g = g->goals, .pin = pin_to_gc, .ctx = g->goals->core };
 
-	if (gc_is_running(g->goals->core))
+	if (is_wanted(g->goals))
 		goal_pins(&p, g);
 	smap_done(&p.seen);
 }

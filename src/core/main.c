@@ -19,6 +19,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "confine/confine.h"
+#include "core/beside.h"
 #include "core/cgroup.h"
 #include "core/core.h"
 #include "core/gc.h"
@@ -391,6 +392,7 @@ static void stop(struct daemon *d, bool clean)
 		if (loop_timer(core->loop, GRACE_USEC, grace_over, core->loop, NULL) == 0)
 			(void)loop_run(core->loop);
 	}
+	beside_close(TAKE_PTR(core->beside)); /* it looks at sessions and goals */
 	sessions_free(core->sessions);
 	if (core->place && core->db)
 		place_flush(core->place);

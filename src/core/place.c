@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "base/log.h"
+#include "core/beside.h"
 #include "core/core.h"
 #include "core/durable.h"
 #include "core/gc.h"
@@ -211,6 +212,13 @@ static int prepare(struct place *p, struct batch *b, const struct staged *v, siz
 	r = check_all(p, b, v, n, flags, todo);
 	p->staged = NULL;
 	p->n_staged = 0;
+	/* Its files lie in the store before the row does. */
+	for (size_t i = 0; r == 0 && i < b->n_regs && beside_promise(p->core); i++) {
+		r = beside_tell(p->core, b->regs[i].info.path.base);
+		if (r < 0)
+			err_errno(&b->err, r, "adding '%s' during another garbage collection",
+				  b->regs[i].info.path.base);
+	}
 	for (size_t i = 0; r == 0 && i < b->n_regs; i++) {
 		r = move_in(p, &v[todo[i]], b->modes[i], &b->err);
 		if (r == 0)

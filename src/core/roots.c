@@ -164,7 +164,7 @@ static void answer(struct roots_query *q, const struct traced *t, const struct e
 	int r = t ? find_own(&l, t) : 0;
 
 	for (size_t i = 0; t && r == 0 && i < t->n_roots; i++)
-		r = add(&l, t->roots[i].base, t->roots[i].what);
+		r = add(&l, t->roots[i].base, t->roots[i].what); /* what we hold comes below */
 	if (t && r == 0)
 		r = sessions_temp_roots(q->core->sessions, add_temp, &l);
 	if (!t || r < 0)

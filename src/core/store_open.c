@@ -11,6 +11,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "core/beside.h"
 #include "core/core.h"
 #include "core/durable.h"
 #include "core/gc.h"
@@ -97,7 +98,8 @@ static int make_dirs(struct core *core, struct err *e)
 		{ core->state_dir, "/gcroots/per-user", 0755, 022 },
 		{ core->state_dir, "/profiles", 0755, 002 },
 		{ core->state_dir, "/profiles/per-user", 0755, 022 },
-		{ core->state_dir, "/temproots", 0755 },
+		{ core->state_dir, "/temproots", 0755, 022 },
+		{ core->state_dir, "/gc-socket", 0755, 022 },
 		{ core->state_dir, "/airplant", 0755, 022 },
 		{ core->log_dir, "", 0755 },
 	};
@@ -272,7 +274,8 @@ static int open_all(struct core *core, struct err *e)
 	watch_owner(core);
 	core->served_others = false;
 	reserve_make(core);
-	r = spool_open(core, &core->spool, e);
+	r = beside_open(core, &core->beside, e);
+	r = r ? r : spool_open(core, &core->spool, e);
 	if (r == 0)
 		r = durable_open(core, &core->durable, e);
 	if (r == 0)
@@ -300,6 +303,7 @@ void store_close(struct core *core, bool clean)
 	spool_close(TAKE_PTR(core->spool));
 	if (core->db)
 		db_close(TAKE_PTR(core->db));
+	beside_close(TAKE_PTR(core->beside));
 	close_fdp(&core->store_fd);
 }
 

@@ -22,6 +22,8 @@ struct traced_link {
 	bool owner_known;
 	uid_t owner;
 };
+/* A temporary root of a stock process: the path need not be there yet. */
+bool tracer_is_temp(const char *what);
 /* A complete answer. */
 struct traced {
 	struct arena arena;

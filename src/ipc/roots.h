@@ -19,7 +19,8 @@
  *         What does not match this grammar never leaves the tracer.
  * what    how upstream names the root: the path of the link that holds it (for an indirect root the
  *         user's link), "/proc/PID/exe", "/proc/PID/fd/7", "/proc/PID/maps",
- *         "/proc/sys/kernel/modprobe". Any bytes but NUL. One path may have many of these
+ *         "/proc/sys/kernel/modprobe". "{temp:PID}" for what stock process PID noted in temproots/PID and
+ *         still needs: the only one whose file need not be there. Any bytes but NUL. One path may have many of these
  *         records; the same record may come twice.
  * link    what was found, relative to the state directory: "gcroots/auto/NAME".
  * owner   the uid of the user's link (the target), "-" where that could not be seen.
@@ -80,6 +81,9 @@ enum roots_link_state {
 	ROOTS_OTHER = 'o',
 	ROOTS_UNKNOWN = 'u',
 };
+
+/* How the names of temporary roots begin. */
+#define ROOTS_TEMP "{temp:"
 
 /* Where the core finds it unless told otherwise. */
 #define ROOTS_SOCKET "/run/airplant/roots/socket"

@@ -138,6 +138,9 @@ static void look(struct looker *l, char *request)
 	case 'k':
 		look_at_kernel(l);
 		break;
+	case 't':
+		look_at_temp_roots(l);
+		break;
 	default:
 		look_at_process(l, request + 1);
 	}

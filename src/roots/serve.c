@@ -347,6 +347,8 @@ int serve(const struct tracer *t, int out, bool upstream)
 	}
 	/* From the last to the first. Processes twice: what one hands to another that has been
 	 * looked at is found there the second time. */
+	if (!upstream) /* a stock daemon looks there itself */
+		next(&a, "t");
 	next(&a, "k");
 	next(&a, "s");
 	next(&a, "s");

@@ -35,6 +35,7 @@ struct tracer {
  *   "b<off> <dir>"     the same without following any
  *   "s"                list the processes
  *   "k"                what the kernel may execute
+ *   "t"                the temporary roots of stock processes
  *   "p<pid>"           a process
  * It answers with messages: records of ipc/roots.h (P, L, I), and these, of its own. */
 enum {
@@ -74,6 +75,9 @@ size_t say_roots(struct looker *l, const char *text, size_t len, bool whole, con
 
 /* links.c */
 void look_at_links(struct looker *l, const char *dir, long off);
+
+/* temp.c */
+void look_at_temp_roots(struct looker *l);
 
 /* procs.c */
 void list_processes(struct looker *l);

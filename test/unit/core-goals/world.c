@@ -12,6 +12,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "core/beside.h"
 #include "core/gc.h"
 #include "core/gc_auto.h"
 #include "core/hook.h"
@@ -642,6 +643,12 @@ bool gc_auto_look(struct gc_auto *a, const struct settings *set)
 {
 	(void)a;
 	(void)set;
+	return false;
+}
+
+bool beside_promise(struct core *c)
+{
+	(void)c;
 	return false;
 }
 
