@@ -445,6 +445,11 @@ int listener_new(struct core *core, struct listener **ret, struct err *e)
 	return 0;
 }
 
+struct names_desk *listener_desk(struct listener *l)
+{
+	return l->desk;
+}
+
 int listener_start(struct listener *l, struct err *e)
 {
 	int r = loop_add(l->core->loop, l->fd, EPOLLIN, on_client, l, &l->watch);

@@ -4,11 +4,14 @@
 #include "base/err.h"
 
 struct core;
+struct names_desk;
 struct listener;
 
 /* Listens on core->socket_path, or on the socket that the service manager passed (LISTEN_FDS).
  * A stale socket file is replaced; one that answers is another daemon: refused. */
 int listener_new(struct core *core, struct listener **ret, struct err *e);
+/* For others who ask about users. */
+struct names_desk *listener_desk(struct listener *l);
 /* Clients are accepted from now on. */
 int listener_start(struct listener *l, struct err *e);
 /* Closes; removes the socket file if it made it. */

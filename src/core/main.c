@@ -216,20 +216,24 @@ static int load_settings(const struct core *core, struct settings *ret, struct k
 	return 0;
 }
 
-static void reload(struct core *core)
+static void reload(struct daemon *d)
 {
+	struct core *core = &d->core;
 	_cleanup_err_ struct err e = {};
-	struct settings fresh;
+	struct settings fresh, old;
 	struct keyring *keys;
 
 	if (load_settings(core, &fresh, &keys, &e) != 0) {
 		log_error("settings not reloaded: %s", err_msg(&e));
 		return;
 	}
-	settings_done(&core->settings);
+	old = core->settings;
 	keyring_free(core->keyring);
 	core->settings = fresh;
 	core->keyring = keys;
+	if (core->sessions)
+		sessions_settings_changed(core->sessions, listener_desk(d->listener), &old);
+	settings_done(&old);
 	if (core->goals)
 		goals_settings_changed(core->goals);
 	log_info("settings reloaded");
@@ -295,7 +299,7 @@ static void on_signal(void *ctx, uint32_t events)
 	(void)events;
 	while (read(d->signal_fd, &si, sizeof(si)) == sizeof(si)) {
 		if (si.ssi_signo == SIGHUP) {
-			reload(&d->core);
+			reload(d);
 			continue;
 		}
 		log_info("ending on signal %u", si.ssi_signo);

@@ -113,7 +113,7 @@ static void apply_fields(const struct session_options *o, struct settings *set)
 static int apply_overrides(const struct session *s, const struct session_options *o,
 			   struct settings *set)
 {
-	const struct settings *daemon = &s->all->core->settings;
+	const struct settings *daemon = session_daemon_settings(s);
 	_cleanup_strv_ struct strv known = {};
 	int r = 0;
 
@@ -140,7 +140,7 @@ int session_settings(struct session *s, struct settings *ret)
 {
 	_cleanup_arena_ struct arena a = ARENA_INIT(4 * SESSION_MSG_MAX);
 	struct session_options o;
-	int r = settings_copy(&s->all->core->settings, ret);
+	int r = settings_copy(session_daemon_settings(s), ret);
 
 	if (r < 0 || !s->options.data)
 		return r;

@@ -10,6 +10,7 @@
 #include "core/sessions.h"
 
 struct gc_request;
+struct kept_settings;
 struct roots_query;
 
 struct session {
@@ -30,6 +31,7 @@ struct session {
 	uint64_t generation;
 	struct peer peer;
 	struct msg held;    /* an add that waits for space; nothing else is read until then */
+	struct kept_settings *kept; /* the daemon's when it began; NULL: they are the same still */
 	struct msg options; /* the last SESSION_OPTIONS; applied when a build starts */
 	struct smap temp_roots;
 	bool building;
@@ -62,6 +64,8 @@ void session_unref(struct session *s);
 /* Sends to the session; one that does not read, or is gone, is stopped soon. */
 void session_send(struct session *s, uint32_t type, uint32_t id, const struct layout *l,
 		  const void *record, int fd, uint64_t replace_key);
+/* Its end comes when the round is over. */
+void session_doom(struct session *s);
 /* The session said something it must not: one log line, and its end (after this round). */
 void session_misbehaves(struct session *s, const char *what);
 
@@ -70,7 +74,10 @@ void session_dispatch(struct session *s, struct msg *m);
 
 /* A path that the client may use from now on. 0, -ENOBUFS or -ENOMEM. */
 int session_temp_root(struct session *s, const char *base);
-/* The daemon's settings with what the client may override. 0 or -ENOMEM. */
+/* sessions_reload.c */
+const struct settings *session_daemon_settings(const struct session *s);
+void session_let_settings_go(struct session *s);
+/* These with what the client may override. 0 or -ENOMEM. */
 int session_settings(struct session *s, struct settings *ret);
 
 /* session_keys.c: a trusted client's own settings make it believe in all of these. */

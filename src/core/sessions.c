@@ -52,6 +52,7 @@ void session_unref(struct session *s)
 	outbox_done(&s->out);
 	msg_done(&s->held);
 	msg_done(&s->options);
+	session_let_settings_go(s);
 	smap_done(&s->temp_roots);
 	peer_done(&s->peer);
 	close_fdp(&s->spool_fd);
@@ -157,7 +158,7 @@ static void stop_doomed(void *ctx)
 }
 
 /* Callers may be deep in somebody else's event: the end comes when the round is over. */
-static void session_doom(struct session *s)
+void session_doom(struct session *s)
 {
 	if (s->doomed || s->stopped)
 		return;

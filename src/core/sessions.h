@@ -11,6 +11,7 @@
 #define AIRPLANT_PROTOCOL_VERSION_STRING "2.34.8"
 
 struct core;
+struct names_desk;
 struct sessions;
 
 struct sessions *sessions_new(struct core *core);
@@ -19,6 +20,8 @@ void sessions_free(struct sessions *ss);
 void sessions_warm(struct sessions *ss);
 /* Gives the client to a session, soon for one who crashed too many. Takes fd and *peer over. */
 void sessions_serve(struct sessions *ss, int fd, struct peer *peer);
+/* `old` became core->settings: it is taken over, for those who are connected. */
+void sessions_settings_changed(struct sessions *ss, struct names_desk *desk, struct settings *old);
 /* The store was reopened: spares belong to the old jail. */
 void sessions_drop_spares(struct sessions *ss);
 /* Ends all of them. */
