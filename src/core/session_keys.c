@@ -26,7 +26,14 @@ bool session_vouches(struct session *s, const struct staged *v, size_t n)
 	struct settings set;
 	bool ok = true;
 
-	if (!s->peer.trusted || !s->options.data || session_settings(s, &set) < 0)
+	if (!s->peer.trusted || !s->options.data)
+		return false;
+	/* What is content-addressed needs nobody's word, and comes by the thousand. */
+	while (n > 0 && *v[n - 1].info.ca)
+		n--;
+	if (n == 0)
+		return true;
+	if (session_settings(s, &set) < 0)
 		return false;
 	keys = keys_of(&set);
 	for (size_t i = 0; ok && i < n; i++)
