@@ -14,6 +14,7 @@
 
 #include "base/macro.h"
 #include "confine/rules.h"
+#include "confine/shrink.h"
 
 static uint32_t action(int answer)
 {
@@ -105,16 +106,20 @@ static void add_arches(scmp_filter_ctx ctx, const struct profile *p, uint32_t ar
 		errx(1, "%s: architectures: %s", p->process, strerror(-r));
 }
 
-static void print_insn(struct sock_filter f)
+static struct program program; /* the one that is being made */
+
+static void put_insn(struct program *to, struct sock_filter f)
 {
-	printf("\t{ 0x%02x, %u, %u, 0x%08x },\n", f.code, f.jt, f.jf, f.k);
+	if (to->n == BPF_MAXINSNS)
+		errx(1, "a filter has too many instructions");
+	to->v[to->n++] = f;
 }
 
-static size_t print_program(scmp_filter_ctx ctx, const char *process)
+static void put_program(struct program *to, scmp_filter_ctx ctx, const char *process)
 {
 	int fd = memfd_create("filter", MFD_CLOEXEC);
+	size_t before = to->n;
 	struct sock_filter f;
-	size_t n = 0;
 	int r;
 
 	if (fd < 0)
@@ -124,70 +129,76 @@ static size_t print_program(scmp_filter_ctx ctx, const char *process)
 		errx(1, "%s: export: %s", process, strerror(-r));
 	if (lseek(fd, 0, SEEK_SET) < 0)
 		err(1, "lseek");
-	while (read(fd, &f, sizeof(f)) == (ssize_t)sizeof(f)) {
-		print_insn(f);
-		n++;
-	}
+	while (read(fd, &f, sizeof(f)) == (ssize_t)sizeof(f))
+		put_insn(to, f);
 	close(fd);
-	if (n == 0 || n > BPF_MAXINSNS - 16)
-		errx(1, "%s: the filter has %zu instructions", process, n);
-	return n;
+	if (to->n == before)
+		errx(1, "%s: the filter is empty", process);
+}
+
+static void print_program(struct program *p, const char *process)
+{
+	shrink(p, process);
+	for (size_t i = 0; i < p->n; i++)
+		printf("\t{ 0x%02x, %u, %u, 0x%08x },\n", p->v[i].code, p->v[i].jt, p->v[i].jf,
+		       p->v[i].k);
+	p->n = 0;
 }
 
 /* In front of a builder's rules come those that libseccomp cannot express. In these, jumps go to
  * the next instruction or over one `return`. */
-static void print_load(size_t offset)
+static void put_load(struct program *to, size_t offset)
 {
-	print_insn((struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offset));
+	put_insn(to, (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offset));
 }
-static void print_jump(uint16_t test, uint32_t k, uint8_t yes, uint8_t no)
+static void put_jump(struct program *to, uint16_t test, uint32_t k, uint8_t yes, uint8_t no)
 {
-	print_insn((struct sock_filter)BPF_JUMP(BPF_JMP | test | BPF_K, k, yes, no));
+	put_insn(to, (struct sock_filter)BPF_JUMP(BPF_JMP | test | BPF_K, k, yes, no));
 }
-static void print_return(uint32_t k)
+static void put_return(struct program *to, uint32_t k)
 {
-	print_insn((struct sock_filter)BPF_STMT(BPF_RET | BPF_K, k));
+	put_insn(to, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, k));
 }
 
 /* What nobody has reviewed yet does not exist: a policy that allows by default would otherwise be
  * undone by the next kernel, as fchmodat2 once did. The whole of x32 lies above, too (its numbers
  * have bit 30). -1 is what a tracer writes to skip a call. 32-bit ARM has private calls. */
-static void print_number_gate(const struct profile *p, uint32_t arch)
+static void put_number_gate(struct program *to, const struct profile *p, uint32_t arch)
 {
 	enum { ARM_PRIVATE = 0x0f0000 };
 
-	print_load(offsetof(struct seccomp_data, nr));
-	print_jump(BPF_JEQ, ~0U, 0, 1);
-	print_return(SECCOMP_RET_ALLOW);
+	put_load(to, offsetof(struct seccomp_data, nr));
+	put_jump(to, BPF_JEQ, ~0U, 0, 1);
+	put_return(to, SECCOMP_RET_ALLOW);
 	if (arch == SCMP_ARCH_AARCH64) {
-		print_jump(BPF_JGE, ARM_PRIVATE + 0x100, 1, 0);
-		print_jump(BPF_JGE, ARM_PRIVATE, 2, 0);
+		put_jump(to, BPF_JGE, ARM_PRIVATE + 0x100, 1, 0);
+		put_jump(to, BPF_JGE, ARM_PRIVATE, 2, 0);
 	}
-	print_jump(BPF_JGT, p->newest, 0, 1);
-	print_return(SECCOMP_RET_ERRNO | ENOSYS);
+	put_jump(to, BPF_JGT, p->newest, 0, 1);
+	put_return(to, SECCOMP_RET_ERRNO | ENOSYS);
 	for (const struct numbers *n = p->numbers; n->first; n++) {
-		print_jump(BPF_JGT, n->last, 2, 0);
-		print_jump(BPF_JGE, n->first, 0, 1);
-		print_return(action(n->answer));
+		put_jump(to, BPF_JGT, n->last, 2, 0);
+		put_jump(to, BPF_JGE, n->first, 0, 1);
+		put_return(to, action(n->answer));
 	}
 }
 
 /* socketcall(2) of i386: libseccomp would take the arguments behind its pointer for arguments. */
-static void print_socketcall_gate(bool open)
+static void put_socketcall_gate(struct program *to, bool open)
 {
 	enum { NR = 102, SOCKET = 1, SOCKETPAIR = 8 };
 	uint8_t rest = open ? 3 : 7;
 
-	print_jump(BPF_JEQ, NR, 0, rest);
-	print_load(offsetof(struct seccomp_data, arch));
-	print_jump(BPF_JEQ, AUDIT_ARCH_I386, 0, (uint8_t)(rest - 2));
+	put_jump(to, BPF_JEQ, NR, 0, rest);
+	put_load(to, offsetof(struct seccomp_data, arch));
+	put_jump(to, BPF_JEQ, AUDIT_ARCH_I386, 0, (uint8_t)(rest - 2));
 	if (!open) {
-		print_load(offsetof(struct seccomp_data, args[0]));
-		print_jump(BPF_JEQ, SOCKET, 1, 0);
-		print_jump(BPF_JEQ, SOCKETPAIR, 0, 1);
-		print_return(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
+		put_load(to, offsetof(struct seccomp_data, args[0]));
+		put_jump(to, BPF_JEQ, SOCKET, 1, 0);
+		put_jump(to, BPF_JEQ, SOCKETPAIR, 0, 1);
+		put_return(to, SECCOMP_RET_ERRNO | EAFNOSUPPORT);
 	}
-	print_return(SECCOMP_RET_ALLOW);
+	put_return(to, SECCOMP_RET_ALLOW);
 }
 
 /* The rules name arguments by their place; these have clone's flags in another one. */
@@ -225,7 +236,8 @@ static void print_filter(int i, uint32_t arch)
 	scmp_filter_ctx ctx = compile(p, arch, p->otherwise);
 
 	printf("\n/* %s */\nstatic const struct sock_filter filter_%d[] = {\n", p->process, i);
-	(void)print_program(ctx, p->process);
+	put_program(&program, ctx, p->process);
+	print_program(&program, p->process);
 	printf("};\n");
 	seccomp_release(ctx);
 }
@@ -237,10 +249,11 @@ static void print_builder(int i, bool i386_sockets, uint32_t arch)
 
 	printf("\n/* %s */\nstatic const struct sock_filter builder_%d_%d[] = {\n", p->process, i,
 	       i386_sockets);
-	print_number_gate(p, arch);
+	put_number_gate(&program, p, arch);
 	if (arch == SCMP_ARCH_X86_64 || arch == SCMP_ARCH_X86)
-		print_socketcall_gate(i386_sockets);
-	(void)print_program(ctx, p->process);
+		put_socketcall_gate(&program, i386_sockets);
+	put_program(&program, ctx, p->process);
+	print_program(&program, p->process);
 	printf("};\n");
 	seccomp_release(ctx);
 }
