@@ -2,14 +2,17 @@
  * is down, a private home where nobody may read it) keeps what it led to when that was last seen.
  * Kept in <state>/airplant/known-roots; the root is the link's name below the state directory.
  *
- *   file = ( link NUL base NUL )*
+ *   file = ( link NUL base NUL )*      an empty base: who made the link held nothing
  *
- * It never follows a link, and removes none outside gcroots/auto. Linked by airplantd. */
+ * It never waits for a place that a user names, follows no link, and removes none outside
+ * gcroots/auto. Linked by airplantd. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "base/buf.h"
 #include "base/fd.h"
@@ -19,6 +22,8 @@
 #include "ipc/roots.h"
 
 enum { KNOWN_MAX = 256 << 20 }; /* bytes of the file */
+/* Bases, of one link that cannot be looked at and of all: any client can make such links. */
+enum { NOTED_MAX = 64 * 1024, NOTED_MAX_ALL = 256 * 1024 };
 
 static const char in_auto[] = "gcroots/auto/";
 
@@ -31,6 +36,7 @@ static void forget(struct gc *gc, const char *link)
 	free(bases);
 }
 
+/* `base` "": nothing yet. */
 static int add(struct gc *gc, const char *link, const char *base)
 {
 	struct strv *bases = smap_get(&gc->known, link);
@@ -42,7 +48,7 @@ static int add(struct gc *gc, const char *link, const char *base)
 			return -ENOMEM;
 		}
 	}
-	return strv_add(bases, base);
+	return *base ? strv_add(bases, base) : 0;
 }
 
 void gc_known_free(struct gc *gc)
@@ -87,7 +93,7 @@ static int load(struct gc *gc, struct err *e)
 		struct store_path path;
 
 		/* Ours, and written whole: anything else is a damaged file. */
-		if (base >= text + len || store_path_parse_base(base, &path, NULL) != 0)
+		if (base >= text + len || (*base && store_path_parse_base(base, &path, NULL) != 0))
 			r = -EBADMSG;
 		else
 			r = add(gc, link, base);
@@ -106,12 +112,15 @@ static int print(const struct gc *gc, struct buf *b)
 
 	for (size_t i = 0; r == 0 && (p = smap_next(&gc->known, &i));) {
 		const struct strv *bases = p->value;
+		size_t k = 0;
 
-		for (size_t k = 0; r == 0 && k < bases->n; k++) {
+		do {
+			const char *base = bases->n ? bases->v[k] : "";
+
 			r = buf_append(b, p->key, strlen(p->key) + 1);
 			if (r == 0)
-				r = buf_append(b, bases->v[k], strlen(bases->v[k]) + 1);
-		}
+				r = buf_append(b, base, strlen(base) + 1);
+		} while (r == 0 && ++k < bases->n);
 	}
 	return r;
 }
@@ -248,25 +257,46 @@ int gc_known_take(struct gc *gc, const struct traced *t, struct err *e)
 	return r;
 }
 
+/* Is it there, as far as can be told without asking a disk, a server or a user's process, any of
+ * which may never answer? A link that was made just now is remembered by the kernel. */
+static bool is_seen(const char *path)
+{
+	struct open_how how = { .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
+				.resolve = RESOLVE_CACHED };
+	_cleanup_close_ int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+
+	return fd >= 0;
+}
+
+static size_t count_all(const struct gc *gc)
+{
+	struct smap_entry *p;
+	size_t n = 0;
+
+	for (size_t i = 0; (p = smap_next(&gc->known, &i));)
+		n += 1 + ((const struct strv *)p->value)->n;
+	return n;
+}
+
 /* A link that cannot be read from here will perhaps never be: what its maker holds is noted. */
 int known_note(struct core *core, const char *name, const char *target, const struct smap *held)
 {
 	_cleanup_free_ char *link = NULL;
 	struct gc *gc = core->gc;
 	struct smap_entry *p;
-	char text[4096];
-	bool readable;
 	int r;
 
-	readable = readlink(target, text, sizeof(text)) > 0;
 	if (asprintf(&link, "%s%s", in_auto, name) < 0) {
 		link = NULL;
 		return -ENOMEM;
 	}
 	r = load(gc, NULL);
-	if (r < 0 || readable)
+	if (r < 0 || is_seen(target))
 		return r;
 	forget(gc, link); /* he has made it anew */
+	if (held->n > NOTED_MAX || count_all(gc) + held->n >= NOTED_MAX_ALL)
+		return -ENOBUFS;
+	r = add(gc, link, "");
 	for (size_t i = 0; r == 0 && (p = smap_next(held, &i));)
 		r = add(gc, link, p->key);
 	return r == 0 ? save(gc) : r;

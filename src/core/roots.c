@@ -56,6 +56,12 @@ int roots_add_indirect(struct core *core, const char *path, const struct smap *h
 	hash_buffer(HASH_SHA1, path, strlen(path), &h);
 	base32_encode(h.bytes, hash_size(HASH_SHA1), name);
 	r = known_note(core, name, path, held);
+	if (r == -ENOBUFS)
+		return err_set(e, r,
+			       "the place of '%s' cannot be looked at from here, and there are too "
+			       "many such roots, or too much that they could lead to; make it in "
+			       "a session that has done nothing else, or elsewhere",
+			       path);
 	if (r < 0)
 		return err_errno(e, r, "remembering what '%s' leads to", path);
 	if (asprintf(&dir, "%s/gcroots/auto", core->state_dir) < 0)

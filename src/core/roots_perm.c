@@ -13,6 +13,19 @@
 #include "base/fd.h"
 #include "core/roots.h"
 
+/* Without "..", ".", and empty parts, which a session that its client has taken over could say. */
+static bool is_canonical(const char *path)
+{
+	while (*path == '/') {
+		size_t len = strcspn(++path, "/");
+
+		if (len == 0 || (path[0] == '.' && (len == 1 || (len == 2 && path[1] == '.'))))
+			return false;
+		path += len;
+	}
+	return true;
+}
+
 /* Is what lies there a link into the store, or nothing? */
 static bool replaceable(int dirfd, const char *name, const char *store_dir)
 {
@@ -51,7 +64,7 @@ int roots_add_perm(const char *store_dir, const char *state_dir, const char *lin
 	if (asprintf(&top, "%s/gcroots/", state_dir) < 0 ||
 	    asprintf(&path, "%s/%s", store_dir, target->base) < 0)
 		return err_set(e, -ENOMEM, "out of memory");
-	if (strncmp(link, top, strlen(top)) || !*(name = strrchr(link, '/') + 1))
+	if (!is_canonical(link) || strncmp(link, top, strlen(top)) || !*(name = strrchr(link, '/') + 1))
 		return err_set(e, EPERM,
 			       "Airplant makes no link at '%s', only below '%s': make it yourself "
 			       "and register it, as 'nix-store --add-root' does",

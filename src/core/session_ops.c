@@ -454,6 +454,7 @@ void session_dispatch(struct session *s, struct msg *m)
 		struct session_log log;
 		struct session_root root;
 		struct session_realisation realisation;
+		struct session_collect collect;
 	} record = {};
 
 	for (size_t i = 0; i < ELEMENTS(ops); i++) {
