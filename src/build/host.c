@@ -125,7 +125,9 @@ static int cover_scratch(struct build *b, struct err *e)
 			cover);
 	if (mount("airplant", cover, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m") < 0)
 		return err_errno(e, -errno, "covering '%s'", cover);
-	r = make_chain(cover, b->s.build_dir);
+	/* Else it is one that the core has made. */
+	if (!strncmp(b->s.build_dir, cover, n) && b->s.build_dir[n] == '/')
+		r = make_chain(cover, b->s.build_dir);
 	if (r < 0)
 		return err_errno(e, r, "creating '%s'", b->s.build_dir);
 	snprintf(source, sizeof(source), "/proc/self/fd/%d/build", b->top);

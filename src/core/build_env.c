@@ -446,9 +446,10 @@ int build_env_make(const struct build_env_input *in, struct arena *a, struct bui
 				"in sandboxed builds",
 				in->store_dir, in->drv_base);
 	}
-	/* Without a sandbox the builder sees the directory where it lies. */
+	/* Without a sandbox the builder sees the directory where it lies, or will lie. */
 	s.build_dir = s.sandbox == SANDBOX_ON ? set->sandbox_build_dir
-					      : arena_printf(a, "%s/build", in->scratch);
+		      : in->host_dir		? arena_strdup(a, in->host_dir)
+						: arena_printf(a, "%s/build", in->scratch);
 	if (!s.build_dir)
 		return err_errno(e, -ENOMEM, "preparing the build of '%s'", in->drv_base);
 	if (s.sandbox == SANDBOX_ON && !strncmp(in->store_dir, s.build_dir, strlen(s.build_dir)))

@@ -29,6 +29,7 @@ struct build_env_input {
 	const struct strv
 		*sandbox_closure; /* base names: closure of store paths in sandbox-paths */
 	const char *scratch;
+	const char *host_dir; /* where a builder without a sandbox sees its directory; NULL: there */
 	uint64_t n_processors;
 	bool check;
 	bool own_uid;		/* the builder has the daemon's own id (ids = single) */

@@ -135,6 +135,7 @@ void run_free(struct build_run *run)
 	build_log_close(&run->log);
 	free(run->scratch);
 	free(run->keep_dir);
+	run_unreserve(run);
 	free(run->diff_hook);
 	keyring_free(run->keys);
 	err_done(&run->error);

@@ -19,6 +19,14 @@
 
 enum { DIFF_MAX = 1 << 20 };
 
+void run_unreserve(struct build_run *run)
+{
+	if (run->keep_path)
+		(void)rmdir(run->keep_path); /* an empty one is left otherwise */
+	free(run->keep_path);
+	run->keep_path = NULL;
+}
+
 char *run_keep_failed(struct build_run *run)
 {
 	_cleanup_free_ char *path = NULL, *text = NULL;
@@ -27,13 +35,16 @@ char *run_keep_failed(struct build_run *run)
 
 	if (!run->keep_dir)
 		return NULL;
-	r = build_keep(run->scratch_fd, run->keep_dir, run->job.drv->name, &path, &e);
+	r = build_keep(run->scratch_fd, run->keep_path, run->keep_dir, run->job.drv->name, &path,
+		       &e);
 	if (r == -ENOENT)
 		return NULL;
 	if (r < 0) {
 		log_warn("%s", err_msg(&e));
 		return NULL;
 	}
+	free(run->keep_path);
+	run->keep_path = NULL;
 	if (asprintf(&text, "note: keeping build directory '%s'", path) >= 0)
 		run->ev->note(run->ctx, 0, text);
 	else

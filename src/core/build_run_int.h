@@ -51,6 +51,7 @@ struct build_run {
 	bool optimise; /* its outputs share files with others before it has ended */
 	struct optimise_job *optimising;
 	char *scratch, *keep_dir; /* keep_dir: NULL when a failure leaves nothing behind */
+	char *keep_path;	  /* an empty directory that was reserved in it, or NULL */
 	struct keyring *keys;	  /* a trusted client's own, in the daemon's place; or NULL */
 	char *diff_hook;	  /* what compares outputs that differ, or NULL */
 	struct hook *hook;	  /* it runs, and `placing` is set */
@@ -81,6 +82,8 @@ void run_check(struct build_run *run, struct build_stage_input *in);
 void run_check_cancel(struct build_run *run);
 /* Where what the builder left is kept now, heap; or NULL. */
 char *run_keep_failed(struct build_run *run);
+/* What was reserved to be kept is not needed. */
+void run_unreserve(struct build_run *run);
 /* build_run_ids.c: asks for them (again); they are handed on when they come. */
 void run_ask_ids(struct build_run *run);
 /* build_run_outputs.c */

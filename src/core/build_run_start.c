@@ -186,6 +186,13 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 	}
 	if (r < 0)
 		return err_errno(e, r, "creating a directory for the build of '%s'", run->drv_base);
+	if (run->keep_dir && job->settings->sandbox != SANDBOX_TRUE) {
+		r = build_keep_reserve(run->keep_dir, job->drv->name, run->scratch, in.own_uid,
+				       &run->keep_path, e);
+		if (r < 0)
+			return r;
+	}
+	in.host_dir = run->keep_path;
 	in.scratch = run->scratch;
 	in.graphs = run->inputs.graphs;
 	in.inputs = &run->inputs.closure;
@@ -193,6 +200,8 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 	r = build_env_make(&in, &run->arena, ret, e);
 	if (r)
 		return r;
+	if (ret->sandbox == SANDBOX_ON)
+		run_unreserve(run);
 	r = build_log_open(core->log_dir, spool_dir(core->spool), run->drv_base,
 			   job->settings->keep_build_log, job->settings->compress_build_log,
 			   &run->log, e);

@@ -109,6 +109,20 @@ def test_keep_failed(daemon):
     subprocess.run(["rm", "-rf", kept.group(1)])
 
 
+def test_a_build_without_a_sandbox_is_kept_where_it_was(make_daemon):
+    """What it leaves (scripts, caches of configurations) names its directory: upstream keeps that one. Others leave nothing there."""
+    for mode in ("broker", "single"):
+        d = make_daemon(mode, "sandbox = false\n")
+        for script, code in (("echo at $PWD; echo remains > file; exit 1", 1), ("echo at $PWD; echo > $out", 0)):
+            r = d.nix_build(f'sh "kept" "{script}"', check=False, args=["--keep-failed"])
+            place = re.search("^at (.*)$", r.stderr, re.M).group(1)
+            kept = re.findall(r"keeping build directory '([^']+)'", r.stderr)
+            assert (r.returncode != 0, kept) == (code != 0, [place] * code), r.stderr
+            if code:
+                assert d.run("cat", f"{place}/file").stdout == "remains\n"
+        assert sorted(os.listdir(d.state / "builds")) == ["nix-build-kept-0"]
+
+
 def test_kept_is_a_copy_for_one_user(daemon):
     """CVE-2021-27851: nothing changes hands, nothing of the build's inodes is handed out, and nobody else can look."""
     script = """
