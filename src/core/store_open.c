@@ -22,7 +22,7 @@
 #include "core/spool.h"
 #include "core/store_open.h"
 
-enum { LOCK_TRIES = 100 }; /* two seconds */
+enum { LOCK_TRIES = 100 /* two seconds */, OPEN_TRIES = 10 };
 
 /* Upstream's rule: a symlink on the way would make store paths ambiguous. */
 static int refuse_symlinks(const char *store_dir, struct err *e)
@@ -283,12 +283,37 @@ static int open_all(struct core *core, struct err *e)
 	return r;
 }
 
+/* Somebody may be deleting it just now: who waits for the socket's file before he does so, or does
+ * it twice. */
+static bool was_deleted(const struct core *core, ino_t state_ino, int r)
+{
+	struct stat st;
+
+	return r == -ENOENT || stat(core->state_dir, &st) < 0 || st.st_ino != state_ino ||
+	       (core->store_fd >= 0 && fstat(core->store_fd, &st) == 0 && st.st_nlink == 0);
+}
+
 int store_open(struct core *core, struct err *e)
 {
-	int r = open_all(core, e);
+	static const struct timespec pause = { .tv_nsec = 20 * 1000 * 1000 };
+	int r = 0;
 
-	if (r < 0)
+	for (int i = 0; i < OPEN_TRIES; i++) {
+		struct stat st = {};
+		bool again;
+
+		r = i > 0 ? store_lock(core, e) : 0;
+		(void)stat(core->state_dir, &st); /* store_lock has made it */
+		r = r ? r : open_all(core, e);
+		if (r == 0)
+			return 0;
+		again = was_deleted(core, st.st_ino, r);
 		store_close(core, false);
+		if (!again)
+			return r;
+		log_warn("the store or its state was deleted while it was opened: %s", err_msg(e));
+		(void)nanosleep(&pause, NULL); /* a shorter one is as good */
+	}
 	return r;
 }
 

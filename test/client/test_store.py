@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 
@@ -233,3 +234,16 @@ def test_refused_user(make_daemon):
 def test_restricted_setting_warning(one):
     r = one.nix_build('sh "w" "echo > $out"', args=["--option", "sandbox", "false"])
     assert "restricted setting" in r.stderr
+
+
+def test_a_store_that_is_deleted_while_the_daemon_starts(make_daemon):
+    """Upstream's tests wait for the socket's file and begin with an empty store then. (The jail, which is made last, is slow here.)"""
+    d = make_daemon("single", start=False)
+    d.wrap = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=mount", "-e", "inject=mount:delay_enter=1000000:when=1"]
+    d.start()
+    for top in (d.store, d.state):
+        shutil.rmtree(top)
+        top.mkdir()
+        os.chown(top, d.users[DAEMON].pw_uid, d.users[DAEMON].pw_gid)
+    assert d.nix_build('sh "anew" "echo > $out"').returncode == 0
+    assert "was deleted while it was opened" in d.tail()
