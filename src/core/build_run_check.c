@@ -14,6 +14,7 @@
 #include "core/build_stage.h"
 #include "core/core.h"
 #include "core/hook.h"
+#include "core/gc.h"
 #include "core/trash.h"
 #include "nar/tree.h"
 
@@ -64,6 +65,7 @@ static int put_beside(struct build_run *run, const struct build_stage_input *in,
 		name = NULL;
 		return err_errno(&run->error, -ENOMEM, "keeping '%s'", base);
 	}
+	gc_clear_way(core, name);
 	r = trash_put_uncounted(core, core->store_fd, name);
 	if (r == 0 && (fstatat(in->out_dirfd, base, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
 		       renameat2(in->out_dirfd, base, core->store_fd, name, RENAME_NOREPLACE) < 0))

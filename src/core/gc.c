@@ -153,6 +153,7 @@ static void clear(struct gc *gc)
 	if (gc->dir)
 		closedir(TAKE_PTR(gc->dir));
 	used_read_close(TAKE_PTR(gc->ages));
+	gc_bulk_done(gc);
 	graph_done(&gc->graph);
 	gc_order_done(gc);
 	smap_done(&gc->roots);
@@ -404,7 +405,7 @@ static void on_step(void *ctx)
 	gc->stepping = false;
 	if (gc->phase < GC_LOAD || gc->phase >= GC_TRASH)
 		return;
-	if (!gc->head->ev) {
+	if (!gc->head->ev && !gc_has_files(gc)) {
 		(void)err_set(&e, -ECANCELED, "nobody waits for it any more");
 		gc_end(gc, &e);
 		return;

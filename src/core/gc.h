@@ -11,11 +11,15 @@
  *              Stock processes tell us of what they need from now on (beside.h).
  *   C2 roots   The tracer is asked; its complete answer is awaited.
  *   C3 load    A snapshot of the database is taken and read. It is younger than the tracer's
- * answer. C4 mark    Everything that the tracer's roots, all pins since C1 and all that are held
- * now reach in the snapshot is live. From here on pin(p) marks at once all that p reaches. C5 sweep
- * Rounds. Each takes a few dead paths, those that refer before what they refer to, and without
- * letting anybody in between: leaves out what is live by now; deletes the rows and commits; renames
- * the files into the trash. C6 end     Pins are only what is held again.
+ *              answer.
+ *   C4 mark    Everything that the tracer's roots, all pins since C1 and all that are held now
+ *              reach in the snapshot is live. From here on pin(p) marks at once all that p reaches.
+ *   C5 sweep   Rows: of a few dead paths at a time, those that refer before what they refer to, or
+ *              of all at once. The step that commits leaves out what is live by then, without
+ *              letting anybody in between. Files: when their rows are gone, in the same step or in
+ *              later ones. Who puts something in such a place has what lies there moved away
+ *              before (gc_clear_way).
+ *   C6 end     Pins are only what is held again.
  *
  * Why nothing that is needed goes:
  *   - A root that was there at C1 and has stayed is in the tracer's answer.
@@ -24,9 +28,10 @@
  *     he had left before C1, his link was there before the tracer looked.
  *   - A path that is not in the snapshot is never deleted. It and what it refers to were pinned
  *     when it was registered.
- *   - A client pins first and asks then whether the path is valid (session/ops_roots.c answers
- * after the core has; the question after it sees the database as it is then). So it hears "valid"
- *     of a path that stays, or "not valid" of one that is gone: row and files go in one round.
+ *   - A client pins first and asks then whether the path is valid (session/ops_roots.c answers after
+ *     the core has; the question after it sees the database as it is then). So it hears "valid" of a
+ *     path that stays, or "not valid" of one whose row is gone, and which it can add again at once,
+ *     also when its old files are still there.
  *   - A crash between commit and rename leaves files without a row, which the next add or
  *     collection clears away; never a row without files.
  * No lock is taken anywhere. One collection runs at a time, the others wait their turn. */
@@ -82,5 +87,8 @@ void gc_store_changed(struct gc *gc);
 
 /* pin(p): cheap when no collection runs. Also tells another's collector, if there is one (beside.h). */
 void gc_pin(struct core *core, const char *base);
+/* Something is about to be put into the store under that name: what lies there of a path that is
+ * not valid any more goes now, so that its turn does not take what is new. */
+void gc_clear_way(struct core *core, const char *base);
 /* Does a pin have to be told? (To spare the work of finding out what to pin.) */
 bool gc_is_running(const struct core *core);

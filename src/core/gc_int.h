@@ -3,16 +3,20 @@
  *   gc.c        requests, pins, and the order of the phases
  *   gc_age.c    how long ago paths were used: which stay for it, and the oldest first
  *   gc_mark.c   what is live, and in which order the rest goes
- *   gc_sweep.c  rows and files
+ *   gc_sweep.c  rows and files, some at a time
+ *   gc_bulk.c   the rows all at once, and the files then
+ *   gc_unknown.c  files without a row
  *   gc_links.c  .links
  *   gc_known.c  what indirect roots led to when they could be read */
 #pragma once
 
 #include <dirent.h>
+#include <sys/stat.h>
 
 #include "core/core.h"
 #include "core/gc.h"
 #include "core/tracer.h"
+#include "core/trash.h"
 #include "store/graph.h"
 
 enum gc_phase {
@@ -38,6 +42,14 @@ struct gc_request {
 	struct strv paths;
 	const struct gc_events *ev; /* NULL: cancelled */
 	void *ctx;
+};
+
+/* What is decided of a node in a sweep of all at once. */
+enum gc_fate {
+	FATE_OPEN,
+	FATE_GOES, /* its row, when it is still dead then */
+	FATE_GONE, /* the row; its files are still there */
+	FATE_DONE,
 };
 
 struct gc_order {
@@ -87,6 +99,25 @@ struct gc {
 		uint32_t v[GC_BATCH_MAX];
 		size_t n, size; /* `size`: how many the next one may have */
 	} batch;
+	struct db *sweep_db; /* from the first deletion on */
+	/* all at once */
+	struct gc_bulk {
+		enum {
+			BULK_ASK,
+			BULK_CHOOSE,
+			BULK_BEGIN,
+			BULK_KEEP,
+			BULK_RESTORE,
+			BULK_FILES,
+			BULK_NOT, /* not worth it, or over */
+		} stage;
+		uint8_t *fate;	      /* per node: enum gc_fate, and what lies there */
+		struct db_bulk *rows; /* the transaction; NULL: none is open */
+		unsigned int emptied, tries;
+		uint32_t node;
+		size_t next; /* of the order: chosen, or moved, as far as this */
+		bool direct; /* small files are deleted, not moved */
+	} bulk;
 };
 
 /* gc.c */
@@ -129,6 +160,20 @@ uint32_t gc_heap_take(struct gc *gc); /* n_heap > 0 */
 /* gc_sweep.c */
 int gc_sweep_round(struct gc *gc, uint64_t until_usec, struct err *e);
 int gc_list_round(struct gc *gc, struct err *e);
+bool gc_is_dead(const struct gc *gc, uint32_t v);
+/* Dead, and its files can be moved away; st_nlink 0: there are none. */
+bool gc_may_go(struct gc *gc, uint32_t v, struct stat *ret);
+/* The files of a path that is not valid any more. What cannot be moved is a leftover: the next add
+ * of that path or the next collection tries again. */
+int gc_throw(struct gc *gc, uint32_t v, enum trash_hint hint);
+
+/* gc_bulk.c: as much as pays to be done at once. 0 also when nothing does. */
+int gc_bulk_round(struct gc *gc, uint64_t until_usec, struct err *e);
+/* Rows are gone whose files are still there. */
+bool gc_has_files(const struct gc *gc);
+void gc_bulk_done(struct gc *gc);
+
+/* gc_unknown.c */
 int gc_unknown_round(struct gc *gc, uint64_t until_usec, struct err *e);
 
 /* gc_links.c */

@@ -4,6 +4,7 @@
  * by a name in the store's own directory. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -11,11 +12,10 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "core/gc_int.h"
-#include "core/path_lock.h"
 #include "core/place.h"
 #include "core/trash.h"
 
-enum { BATCH_USEC = 4 * 1000, NAMES_PER_LOOK = 64, FOREIGN_TOLD_MAX = 10 };
+enum { BATCH_USEC = 4 * 1000, FOREIGN_TOLD_MAX = 10 };
 
 /* ---- rounds over valid paths ---- */
 
@@ -36,22 +36,20 @@ static void keep_foreign(struct gc *gc, uint32_t v, const struct stat *st)
 		gc->core->store_dir, name, (unsigned int)st->st_uid);
 }
 
-static bool is_dead(const struct gc *gc, uint32_t v)
+bool gc_is_dead(const struct gc *gc, uint32_t v)
 {
 	return !gc->graph.live[v] && (!gc->order.wanted || gc->order.wanted[v]);
 }
 
-/* Dead, and its files can be moved away. */
-static bool may_go(struct gc *gc, uint32_t v)
+bool gc_may_go(struct gc *gc, uint32_t v, struct stat *ret)
 {
-	struct stat st;
-
-	if (!is_dead(gc, v))
+	if (!gc_is_dead(gc, v))
 		return false;
-	if (fstatat(gc->core->store_fd, graph_name(&gc->graph, v), &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-	    is_movable(gc, &st))
+	*ret = (struct stat){};
+	if (fstatat(gc->core->store_fd, graph_name(&gc->graph, v), ret, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    is_movable(gc, ret))
 		return true;
-	keep_foreign(gc, v, &st);
+	keep_foreign(gc, v, ret);
 	return false;
 }
 
@@ -67,8 +65,9 @@ static void choose(struct gc *gc)
 		return;
 	while (o->next < o->n && gc->batch.n < gc->batch.size && freed <= gc->head->o.max_freed) {
 		uint32_t v = o->v[o->next++];
+		struct stat st;
 
-		if (!may_go(gc, v))
+		if (!gc_may_go(gc, v, &st))
 			continue;
 		gc->batch.v[gc->batch.n++] = v;
 		freed += gc->graph.nar_size[v];
@@ -95,7 +94,7 @@ static size_t make_runs(const struct gc *gc, struct db_run runs[static GC_BATCH_
 static int delete_batch(struct gc *gc)
 {
 	struct db_run runs[GC_BATCH_MAX];
-	struct db *db = gc->core->db;
+	struct db *db = gc->sweep_db;
 	int r = db_begin_delete(db);
 
 	if (r < 0)
@@ -136,7 +135,7 @@ static int delete_one_by_one(struct gc *gc)
 	gc->batch.n = 0;
 	/* What a refused one refers to was pinned with it. */
 	for (size_t i = 0; r == 0 && i < n; i++)
-		if (is_dead(gc, gc->batch.v[i]))
+		if (gc_is_dead(gc, gc->batch.v[i]))
 			r = delete_row(gc, gc->batch.v[i]);
 	if (r < 0) {
 		db_rollback(db);
@@ -163,24 +162,25 @@ static int delete_rows(struct gc *gc, struct err *e)
 	return 0;
 }
 
-/* The files of paths that are not valid any more. What cannot be moved is a leftover: the next add
- * of that path or the next collection tries again. */
+int gc_throw(struct gc *gc, uint32_t v, enum trash_hint hint)
+{
+	const char *name = graph_name(&gc->graph, v);
+	int r = trash_put_known(gc->core, gc->core->store_fd, name, hint);
+
+	if (r < 0) {
+		gc_note(gc, 1, "deleting '%s/%s': %s", gc->core->store_dir, name, strerror(-r));
+		log_warn("deleting '%s/%s': %s", gc->core->store_dir, name, strerror(-r));
+	}
+	gc->progress.n_done++;
+	return gc_list(gc, name);
+}
+
 static int throw_files(struct gc *gc, struct err *e)
 {
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < gc->batch.n; i++) {
-		const char *name = graph_name(&gc->graph, gc->batch.v[i]);
-
-		r = trash_put(gc->core, gc->core->store_fd, name);
-		if (r < 0) {
-			gc_note(gc, 1, "deleting '%s/%s': %s", gc->core->store_dir, name,
-				strerror(-r));
-			log_warn("deleting '%s/%s': %s", gc->core->store_dir, name, strerror(-r));
-		}
-		gc->progress.n_done++;
-		r = gc_list(gc, name);
-	}
+	for (size_t i = 0; r == 0 && i < gc->batch.n; i++)
+		r = gc_throw(gc, gc->batch.v[i], TRASH_ANY);
 	return r < 0 ? err_errno(e, r, "noting what was deleted") : 0;
 }
 
@@ -193,10 +193,31 @@ static void adapt(struct gc *gc, uint64_t took_usec)
 		gc->batch.size *= 2;
 }
 
+static int open_sweep(struct gc *gc, struct err *e)
+{
+	_cleanup_free_ char *dir = NULL;
+
+	if (gc->sweep_db)
+		return 0;
+	if (asprintf(&dir, "%s/db", gc->core->state_dir) < 0) {
+		dir = NULL;
+		return err_errno(e, -ENOMEM, "collecting garbage");
+	}
+	return db_open_sweep(gc->core->db, dir, gc->core->settings.fsync_metadata, &gc->sweep_db,
+			     e) == 0
+		       ? 0
+		       : -EIO;
+}
+
 int gc_sweep_round(struct gc *gc, uint64_t until_usec, struct err *e)
 {
 	uint64_t start = now_usec(), now;
-	int r = 0;
+	int r = gc->order.next < gc->order.n && !gc->limit_reached ? open_sweep(gc, e) : 0;
+
+	if (r == 0)
+		r = gc_bulk_round(gc, until_usec, e);
+	if (r != 0)
+		return r;
 
 	if (gc->batch.size == 0)
 		gc->batch.size = 64;
@@ -233,118 +254,8 @@ int gc_list_round(struct gc *gc, struct err *e)
 			r = g->live[v] ? gc_list(gc, graph_name(g, v)) : 0;
 	else
 		for (size_t i = 0; r == 0 && i < gc->order.n; i++)
-			r = is_dead(gc, gc->order.v[i]) ? gc_list(gc, graph_name(g, gc->order.v[i]))
-							: 0;
+			r = gc_is_dead(gc, gc->order.v[i])
+				    ? gc_list(gc, graph_name(g, gc->order.v[i]))
+				    : 0;
 	return r < 0 ? err_errno(e, r, "listing paths") : 0;
-}
-
-/* ---- files without a row ---- */
-
-/* Others may work in directories of this name, or build what the lock file is of. */
-static bool is_locked(const struct gc *gc, const char *name)
-{
-	size_t n = strlen(name);
-
-	if (strncmp(name, "tmp-", 4) != 0 && (n < 5 || strcmp(name + n - 5, ".lock") != 0))
-		return false;
-	return path_lock_is_held(gc->core->store_fd, name);
-}
-
-static int throw_unknown(struct gc *gc, const char *name, struct err *e)
-{
-	struct core *core = gc->core;
-	struct stat st;
-	int r;
-
-	if (fstatat(core->store_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return 0; /* gone meanwhile */
-	r = trash_put(core, core->store_fd, name);
-	if (r < 0) {
-		gc_note(gc, 1, "deleting '%s/%s': %s", core->store_dir, name, strerror(-r));
-		return 0;
-	}
-	if (!S_ISDIR(st.st_mode))
-		gc->progress.freed += (uint64_t)st.st_blocks * 512;
-	gc->limit_reached = gc->progress.freed > gc->head->o.max_freed;
-	gc->progress.n_done++;
-	r = gc_list(gc, name);
-	return r < 0 ? err_errno(e, r, "noting what was deleted") : 0;
-}
-
-static int look_at(struct gc *gc, const char *name, struct err *e)
-{
-	struct store_path path;
-	bool is_path = store_path_parse_base(name, &path, NULL) == 0;
-
-	/* Everything else with a dot in front is a name that nobody uses. */
-	if (!strcmp(name, ".") || !strcmp(name, "..") || !strcmp(name, ".links") ||
-	    !strcmp(name, ".airplant"))
-		return 0;
-	if (is_path && graph_find(&gc->graph, name) != GRAPH_NONE)
-		return 0; /* valid in the snapshot: it has had its turn */
-	if (gc_has_digest(gc, name) || is_locked(gc, name))
-		return 0;
-	if (is_path) {
-		int r = db_path_valid(gc->core->db, &path);
-
-		if (r == 0)
-			return 0;
-		if (r < 0)
-			return err_errno(e, r, "querying the database");
-	}
-	if (gc_deletes(gc))
-		return throw_unknown(gc, name, e);
-	return is_path && gc_list(gc, name) < 0 ? err_errno(e, -EIO, "noting what would be deleted")
-						: 0;
-}
-
-static int open_store(struct gc *gc, struct err *e)
-{
-	int fd = openat(gc->core->store_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-	gc->dir = fd < 0 ? NULL : fdopendir(fd);
-	if (gc->dir)
-		return 0;
-	if (fd >= 0)
-		close(fd);
-	return err_errno(e, -errno, "opening the store '%s'", gc->core->store_dir);
-}
-
-/* Those that were asked for and are no valid paths. */
-static int wanted_names(struct gc *gc, struct err *e)
-{
-	const struct strv *paths = &gc->head->paths;
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < paths->n && !gc->limit_reached; i++)
-		r = look_at(gc, paths->v[i], e);
-	return r;
-}
-
-int gc_unknown_round(struct gc *gc, uint64_t until_usec, struct err *e)
-{
-	struct dirent *de;
-	int r = 0;
-
-	if (gc->head->o.action == GC_RETURN_LIVE || gc->limit_reached)
-		return 0;
-	place_flush(gc->core->place); /* files come before their rows */
-	if (!gc->head->o.whole_store)
-		return wanted_names(gc, e);
-	if (!gc->dir)
-		r = open_store(gc, e);
-	for (unsigned int i = 0; r == 0 && !gc->limit_reached;) {
-		errno = 0;
-		de = readdir(gc->dir);
-		if (!de)
-			return errno ? err_errno(e, -errno, "reading the store '%s'",
-						 gc->core->store_dir)
-				     : 0;
-		r = look_at(gc, de->d_name, e);
-		if (++i % NAMES_PER_LOOK == 0 && now_usec() >= until_usec) {
-			gc_tell_progress(gc, false);
-			return r == 0 ? GRAPH_MORE : r;
-		}
-	}
-	return r;
 }

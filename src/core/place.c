@@ -127,8 +127,10 @@ static int move_in(struct place *p, const struct staged *s, mode_t mode, struct 
 {
 	struct core *core = p->core;
 	const char *base = s->info.path.base;
-	int r = s->replace ? swap_in(core, s) : -ENOENT;
+	int r;
 
+	gc_clear_way(core, base);
+	r = s->replace ? swap_in(core, s) : -ENOENT;
 	if (r < 0 && r != -ENOENT)
 		return err_errno(e, r, "replacing '%s/%s'", core->store_dir, base);
 	if (r < 0 && renameat2(s->dirfd, s->name, core->store_fd, base, RENAME_NOREPLACE) < 0) {

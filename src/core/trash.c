@@ -8,6 +8,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/fd.h"
 #include "base/log.h"
@@ -15,6 +18,10 @@
 #include "confine/confine.h"
 #include "core/core.h"
 #include "core/process.h"
+
+#ifndef SYS_fchmodat2
+#define SYS_fchmodat2 452
+#endif
 
 /* The child starts this long after something fell into the trash. After a failure it starts again,
  * later each time. */
@@ -180,10 +187,17 @@ static int open_up(int dirfd, const char *name)
 		       : -EACCES;
 }
 
+/* Without opening it; before Linux 6.6 by opening it. */
+static int open_up_known(int dirfd, const char *name)
+{
+	if (syscall(SYS_fchmodat2, dirfd, name, 0700, AT_SYMLINK_NOFOLLOW) == 0)
+		return 0;
+	return open_up(dirfd, name);
+}
+
 static int put(struct trash *t, char kind, int dirfd, const char *name)
 {
 	char fresh[32];
-
 	int r;
 
 	do {
@@ -201,6 +215,15 @@ static int put(struct trash *t, char kind, int dirfd, const char *name)
 
 int trash_put(struct core *core, int dirfd, const char *name)
 {
+	return put(core->trash, 'o', dirfd, name);
+}
+
+int trash_put_known(struct core *core, int dirfd, const char *name, enum trash_hint hint)
+{
+	if (hint == TRASH_SMALL_FILE && (unlinkat(dirfd, name, 0) == 0 || errno == ENOENT))
+		return 0;
+	if (hint == TRASH_DIRECTORY)
+		(void)open_up_known(dirfd, name); /* the rename says what is wrong */
 	return put(core->trash, 'o', dirfd, name);
 }
 

@@ -72,3 +72,10 @@ void db_on_blocked(struct db *db, db_blocked fn, void *ctx)
 	db->blocked_ctx = ctx;
 	(void)sqlite3_busy_handler(db->sql, on_busy, db); /* replaces the timeout */
 }
+
+/* Through the other's descriptor, which stays open when this connection is closed. */
+void db_wait_like(struct db *db, struct db *other)
+{
+	if (other->blocked)
+		(void)sqlite3_busy_handler(db->sql, on_busy, other);
+}

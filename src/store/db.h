@@ -45,6 +45,11 @@ static inline void db_closep(struct db **db)
 typedef void (*db_blocked)(void *ctx, pid_t pid);
 void db_on_blocked(struct db *db, db_blocked fn, void *ctx);
 
+/* Before anything is written by way of `db`: another connection of this process may have to give
+ * up its transaction. */
+typedef void (*db_writes)(void *ctx);
+void db_on_write(struct db *db, db_writes fn, void *ctx);
+
 /* A read snapshot over several queries (cheaper: one lock). Optional. Nested calls are errors. */
 int db_read_begin(struct db *db);
 void db_read_end(struct db *db);
@@ -119,11 +124,33 @@ enum { DB_SIGS_MAX = 64 * 1024, DB_SIGS_FOREIGN = DB_SIGS_MAX / 2 };
 int db_add_sigs(struct db *db, const struct store_path *p, const struct strv *sigs, size_t max);
 int db_invalidate(struct db *db, const struct store_path *p); /* -EBUSY when it has referrers */
 int db_delete_id(struct db *db, uint64_t id);		      /* the same by row id */
-/* Many rows: db_begin_delete, db_delete_runs, db_commit. A run is a range of row ids, ends included,
- * all of whose rows go. -EBUSY: a path that stays until then (of no run up to this one) refers to
- * one of them; the whole transaction must be rolled back then, as after any other failure. */
+/* A second connection of the writer's process, for deleting many rows: `db` goes on reading what was
+ * committed. Nothing else may be done with it. */
+int db_open_sweep(struct db *db, const char *db_dir, bool sync_metadata, struct db **ret,
+		  struct err *e);
+/* Rows by and by, on that connection: db_begin_delete, db_delete_runs, db_commit. A run is a range of
+ * row ids, ends included, all of whose rows go. -EBUSY: a path that stays until then (of no run up
+ * to this one) refers to one of them; the whole transaction must be rolled back then, as after any
+ * other failure. */
 struct db_run {
 	uint64_t low, high;
 };
-int db_begin_delete(struct db *db);
-int db_delete_runs(struct db *db, const struct db_run *runs, size_t n);
+int db_begin_delete(struct db *sweep);
+int db_delete_runs(struct db *sweep, const struct db_run *runs, size_t n);
+
+/* All at once, when less stays than goes (store/bulk.c): the tables are emptied, and what stays is
+ * written anew, in one transaction of `sweep` that may be spread over many calls. Until its commit
+ * everybody else, `db` too, reads what was there before, and nobody can write. */
+struct db_bulk;
+/* `n_rows`: as many paths are known up to row `max_id`. DB_BAD when this cannot be done here: that
+ * number is another by now, or there are other tables that hang on paths. */
+int db_bulk_begin(struct db *sweep, struct db *db, uint64_t max_id, uint64_t n_rows,
+		  struct db_bulk **ret);
+enum { DB_BULK_TABLES = 3 };
+int db_bulk_empty(struct db_bulk *b, unsigned int table); /* once for each table, then copies */
+/* The rows of a run stay: of the paths, of their references and outputs. `refers` is told each
+ * reference's row id; it may not fail. */
+int db_bulk_keep(struct db_bulk *b, const struct db_run *run,
+		 void (*refers)(void *ctx, uint64_t id), void *ctx);
+int db_bulk_commit(struct db_bulk *b); /* frees it, as the next does; nothing is changed on failure */
+void db_bulk_abort(struct db_bulk *b); /* NULL is fine */

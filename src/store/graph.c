@@ -251,7 +251,7 @@ static void put_in_tables(struct graph *g, uint32_t v)
 		g->by_id[g->id[v]] = v;
 }
 
-static uint32_t node_of_id(const struct graph *g, uint64_t id)
+uint32_t graph_find_id(const struct graph *g, uint64_t id)
 {
 	uint32_t low = 0, high = g->n;
 
@@ -296,8 +296,8 @@ static void end_edges(struct graph *g, struct graph_edges *s)
 static int ref_row(struct graph *g)
 {
 	sqlite3_stmt *st = g->load->st;
-	uint32_t from = node_of_id(g, (uint64_t)sqlite3_column_int64(st, 0));
-	uint32_t to = node_of_id(g, (uint64_t)sqlite3_column_int64(st, 1));
+	uint32_t from = graph_find_id(g, (uint64_t)sqlite3_column_int64(st, 0));
+	uint32_t to = graph_find_id(g, (uint64_t)sqlite3_column_int64(st, 1));
 
 	/* A foreign key says that both are there; a database without it is not to be trusted. */
 	if (from == GRAPH_NONE || to == GRAPH_NONE)
@@ -308,7 +308,7 @@ static int ref_row(struct graph *g)
 static int output_row(struct graph *g)
 {
 	sqlite3_stmt *st = g->load->st;
-	uint32_t from = node_of_id(g, (uint64_t)sqlite3_column_int64(st, 0)), to;
+	uint32_t from = graph_find_id(g, (uint64_t)sqlite3_column_int64(st, 0)), to;
 	const char *base = db_base_of(g->load->db, (const char *)sqlite3_column_text(st, 1));
 
 	to = base ? graph_find(g, base) : GRAPH_NONE;

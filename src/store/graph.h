@@ -57,6 +57,7 @@ static inline const char *graph_name(const struct graph *g, uint32_t v)
 }
 /* GRAPH_NONE for a path that was not valid in the snapshot. */
 uint32_t graph_find(const struct graph *g, const char *base);
+uint32_t graph_find_id(const struct graph *g, uint64_t id); /* by the row's */
 /* By the first 32 characters alone; nothing behind them is looked at. */
 uint32_t graph_find_digest(const struct graph *g, const char *digest);
 /* Marks the node; what it reaches is marked by graph_drain. GRAPH_NONE is fine. */

@@ -60,7 +60,7 @@ struct db {
 	bool in_snapshot;  /* between db_read_begin and db_read_end */
 	bool realisations; /* their tables are there */
 	bool in_txn;	   /* between db_begin and db_commit */
-	bool keys_off;	   /* after db_begin_delete: foreign keys are not enforced */
+	bool keys_off;	   /* of db_open_sweep: neither foreign keys nor triggers, for now */
 	char *dir;	   /* where db.sqlite lies */
 	char *prefix;	   /* store_dir "/" */
 	size_t prefix_len; /* bytes */
@@ -69,6 +69,8 @@ struct db {
 	db_blocked blocked;
 	void *blocked_ctx;
 	uint64_t busy_since;
+	db_writes writes; /* told before each transaction that writes */
+	void *writes_ctx;
 	/* names.c's: */
 	struct name *names;
 	uint64_t data_version;
@@ -133,11 +135,12 @@ void db_names_done(struct db *db);
 /* The words of a text that is separated by spaces. */
 int db_split_words(const char *s, struct arena *a, struct strv *ret);
 
-/* write.c: db_begin without the word on foreign keys. */
-int db_begin_bare(struct db *db);
+/* blocked.c: `db` waits as `other` does, a connection of the same process to the same file. */
+void db_wait_like(struct db *db, struct db *other);
 
-/* delete.c: foreign keys are enforced again. */
-int db_keys_on(struct db *db);
+/* delete.c: before a transaction of db_open_sweep's. Keys and triggers are off while nothing but
+ * the tables of schema 10 hangs on paths. */
+int db_choose_keys(struct db *db);
 
 /* write.c: sorted, separated by spaces; NULL when there are none. -EINVAL for one with a space. */
 int db_bind_sigs(sqlite3_stmt *st, int column, const struct strv *sigs);

@@ -6,7 +6,13 @@
 
 #include "base/buf.h"
 
-int db_begin_bare(struct db *db)
+void db_on_write(struct db *db, db_writes fn, void *ctx)
+{
+	db->writes = fn;
+	db->writes_ctx = ctx;
+}
+
+int db_begin(struct db *db)
 {
 	int r;
 
@@ -14,20 +20,15 @@ int db_begin_bare(struct db *db)
 		return -EROFS;
 	if (db->in_txn || db->in_snapshot)
 		return -EALREADY;
+	if (db->writes)
+		db->writes(db->writes_ctx);
 	r = db_exec(db, T_BEGIN_WRITE);
 	if (!r)
 		db->in_txn = true;
 	return r;
 }
 
-int db_begin(struct db *db)
-{
-	int r = db->in_txn ? 0 : db_keys_on(db); /* if that failed after the last one */
-
-	return r ? r : db_begin_bare(db);
-}
-
-static int commit(struct db *db)
+int db_commit(struct db *db)
 {
 	int r;
 
@@ -46,14 +47,6 @@ static int commit(struct db *db)
 	return r;
 }
 
-int db_commit(struct db *db)
-{
-	int r = commit(db);
-
-	(void)db_keys_on(db); /* db_begin tries again */
-	return r;
-}
-
 void db_rollback(struct db *db)
 {
 	if (!db->in_txn)
@@ -61,7 +54,6 @@ void db_rollback(struct db *db)
 	db->in_txn = false;
 	if (!sqlite3_get_autocommit(db->sql))
 		(void)db_exec(db, T_ROLLBACK); /* can fail only when already rolled back */
-	(void)db_keys_on(db);		       /* db_begin tries again */
 }
 
 int db_bind_sigs(sqlite3_stmt *st, int column, const struct strv *sigs)
@@ -175,6 +167,8 @@ int db_invalidate(struct db *db, const struct store_path *p)
 
 	if (!st)
 		return r;
+	if (db->writes && !db->in_txn)
+		db->writes(db->writes_ctx);
 	r = db_bind_path(db, st, 1, 0, p->base);
 	if (!r)
 		r = db_run(st);

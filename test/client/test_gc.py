@@ -3,6 +3,7 @@ import os
 import pathlib
 import pwd
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 from conftest import ALICE, BOB, DAEMON
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "boundary"))
-from worker import Refused, Worker, strings  # noqa: E402
+from worker import Refused, Worker, nar, strings  # noqa: E402
 
 COLLECT, TEMP_ROOT = 20, 11
 LIVE, DEAD, DELETE, SPECIFIC = range(4)
@@ -143,6 +144,83 @@ def test_the_tracer_sees_private_homes(make_daemon):
     r = daemon.run("nix-store", "--gc", user=BOB)
     assert "removing stale link" in r.stderr and not os.path.exists(made)
     assert os.listdir(daemon.state / "gcroots/auto") == []
+
+
+def test_added_again_while_files_go(make_daemon):
+    """Rows go at once, files after that: what comes back in between keeps its new files."""
+    daemon = make_daemon("single")
+
+    def tree(i):
+        return w.add("tree", "fixed:r:sha256", nar({"nr": str(i).encode()}), [])[0]
+    with Worker(daemon.socket) as w:
+        paths = [tree(i) for i in range(800)]
+    with Worker(daemon.socket) as w:
+        while collect(w, LIVE)[0]:  # until the daemon has noticed that the first client left
+            time.sleep(0.1)
+    answer = []
+
+    def collects():
+        with Worker(daemon.socket, timeout=60) as c:
+            answer.append(collect(c, DELETE)[0])
+    thread = threading.Thread(target=collects)
+    with Worker(daemon.socket) as w:
+        thread.start()
+        while os.path.lexists(paths[-1]) and not answer:  # the youngest goes first
+            pass
+        again = [tree(i) for i in range(100)]
+        thread.join()
+        assert again == paths[:100]
+        assert [p for p in again if not os.path.lexists(p + "/nr")] == [] and all(map(w.valid, again))
+    assert answer[0] == set(paths)
+    assert sorted(os.listdir(daemon.store)) == sorted([".links", *map(os.path.basename, again)])
+
+
+def rows(daemon, n_dead, n_kept):
+    """Rows alone; one root refers to those that are kept. In the middle, so that others are passed before them."""
+    name = "{}/{:032d}-nr".format
+    db = sqlite3.connect(daemon.state / "db/db.sqlite")
+    with db:
+        db.executemany("insert into ValidPaths (id, path, hash, registrationTime, narSize) values (?, ?, ?, 1, 500)",
+                       ((i, name(daemon.store, i), "sha256:" + "0" * 64) for i in range(1, n_dead + n_kept + 1)))
+        root = n_dead // 2 + n_kept
+        db.executemany("insert into Refs values (?, ?)", ((root, i) for i in range(n_dead // 2 + 1, root)))
+        db.executemany("insert into Refs values (?, ?)", ((i, i - 1) for i in range(2, n_dead // 2) if i % 50))
+    db.close()
+    pathlib.Path(name(daemon.store, root)).touch()
+    os.symlink(name(daemon.store, root), daemon.state / "gcroots/root")
+    return [name(daemon.store, i) for i in range(1, n_dead // 2)]
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_wanted_while_rows_go(make_daemon, writes):
+    """Who asks for what is about to go, or writes something else, in the middle of the one transaction."""
+    daemon = make_daemon("single")
+    with Worker(daemon.socket):
+        left = rows(daemon, 50000, 10000)
+    over, wrong, held, lost = threading.Event(), ["it did not come to its end"], [], []
+
+    def wants():
+        with Worker(daemon.socket, timeout=60) as c:
+            while not over.is_set():
+                path = left[149 * (len(held) + len(lost)) % len(left)]
+                c.op(TEMP_ROOT, path)
+                assert c.u64() == 1
+                (held if c.valid(path) else lost).append(path)
+                if writes:
+                    add_text(c, f"other-{len(held) + len(lost)}")
+                time.sleep(0.003)
+            wrong[:] = [p for p in held if not c.valid(p)]
+    thread = threading.Thread(target=wants)
+    with Worker(daemon.socket, timeout=60) as w:
+        thread.start()
+        gone, _ = collect(w, DELETE)
+    over.set()
+    thread.join()
+    assert wrong == [] and len(gone) > 30000 and held and lost
+    db = sqlite3.connect(f"file:{daemon.state}/db/db.sqlite?mode=ro", uri=True)
+    assert db.execute("pragma foreign_key_check").fetchall() == []
+    assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
+    assert db.execute("select count(*) from ValidPaths").fetchall()[0][0] >= 10000 + len(set(held))
 
 
 BROKEN = {

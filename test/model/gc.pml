@@ -2,7 +2,7 @@
  *
  * Two paths: A refers to B. Two clients, who use one path each, one build of A, one collector and its tracer; the daemon may be killed at any step and
  * starts again. What the core does in one step of its loop is atomic here, but for a crash between the commit of rows
- * and the renaming of files. What a session reads in the database, what the tracer sees, and what users do with
+ * and the moving of files, which may come in a later step. What a session reads in the database, what the tracer sees, and what users do with
  * their own links happens at any moment in between.
  *
  * Checked in each state: what a client was promised, or a build needs, is there (row and files, with all it refers to);
@@ -24,6 +24,7 @@ byte home[2]; /* links that clients made */
 byte tmp[2]; /* temporary roots of a connection */
 byte goal;   /* what the build that runs needs */
 byte pins, digests, roots, snap, live, dead;
+byte queue; /* rows that went, and whose files are still to be moved away */
 byte phase;  /* 0 none, 1 roots, 2 load, 3 sweep */
 byte life, crashes;
 /* What may be relied upon. */
@@ -61,7 +62,7 @@ inline pin(m)
 
 inline over()
 {
-	phase = 0; pins = 0; digests = 0; roots = 0; snap = 0; live = 0
+	phase = 0; pins = 0; digests = 0; roots = 0; snap = 0; live = 0; queue = 0
 #ifdef NO_RECHECK
 	; dead = 0
 #endif
@@ -75,10 +76,13 @@ inline crash()
 	tmp[0] = 0; tmp[1] = 0; promised[0] = 0; promised[1] = 0
 }
 
-/* Files first, then the row. */
+/* Files first, then the row. What still lies there of a path that went is moved away before. */
 inline place(m)
 {
 	files = files | (m);
+#ifndef NO_CLAIM
+	queue = queue & ~(m);
+#endif
 	if
 	:: crashes < CRASHES -> crash()
 	:: true -> rows = rows | (m); pin(CLOSURE(m))
@@ -185,34 +189,39 @@ inline alive() /* or the collection is over: a crash, or the one who asked has l
 	fi
 }
 
-inline sweep(p)
+/* Rows of one path or of both: one transaction, committed in the step that looks at who is live. */
+inline sweep(m)
+{
+	atomic {
+		alive();
+#ifdef NO_RECHECK
+		gone = snap & dead & (m);
+#else
+		gone = snap & ~live & (m);
+#endif
+		if
+		:: (gone & B) && (rows & A & ~gone) -> pin(B); gone = gone & ~B /* something refers to it */
+		:: else
+		fi;
+#ifdef FILES_FIRST
+		files = files & ~gone;
+#endif
+		if
+		:: gone && crashes < CRASHES -> crash()
+		:: true -> rows = rows & ~gone; queue = gone
+		fi;
+		gone = 0;
+		check()
+	}
+}
+
+/* The files, one after the other. */
+inline throw(p)
 {
 	atomic {
 		alive();
 		if
-#ifdef NO_RECHECK
-		:: (snap & p) && (dead & p) ->
-#else
-		:: (snap & p) && !(live & p) ->
-#endif
-			if
-			:: p == B && (rows & A) -> pin(B) /* refused by the database */
-			:: else ->
-#ifdef FILES_FIRST
-				files = files & ~p;
-				if
-				:: crashes < CRASHES -> crash()
-				:: true -> rows = rows & ~p
-				fi
-#else
-				rows = rows & ~p;
-				if
-				:: crashes < CRASHES -> crash()
-				:: true -> files = files & ~p
-				fi
-#endif
-			fi;
-			check()
+		:: queue & p -> files = files & ~p; queue = queue & ~p; check()
 		:: else
 		fi
 	}
@@ -236,9 +245,9 @@ inline unknown(p)
 
 proctype Collector()
 {
-	byte born;
+	byte born, gone;
 
-again:	atomic { born = life; phase = 1 }
+again:	atomic { born = life; gone = 0; phase = 1 }
 	/* The tracer, link by link. */
 	atomic { alive(); roots = roots | home[0] }
 	atomic { alive(); roots = roots | home[1] }
@@ -252,8 +261,12 @@ again:	atomic { born = life; phase = 1 }
 #endif
 		phase = 3
 	}
-	sweep(A);
-	sweep(B);
+	if
+	:: true -> sweep(A | B)
+	:: true -> sweep(A); throw(A); sweep(B)
+	fi;
+	throw(A);
+	throw(B);
 	unknown(A);
 	unknown(B);
 	atomic { alive(); over(); goto again }
