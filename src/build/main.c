@@ -22,18 +22,24 @@ static int receive_start(struct build *b)
 {
 	_cleanup_msg_ struct msg m = MSG_INIT;
 	int r = chan_recv(b->chan, BUILD_MSG_MAX, &m);
+	size_t n = 1;
 
 	if (r == CHAN_EOF)
 		return r;
 	if (r != 0 || m.type != BUILD_START ||
 	    msg_decode(&m, &build_start_layout, &b->arena, &b->s) ||
-	    m.n_fds != 1 + (b->s.compress_log ? 1U : 0) + (b->s.cgroup ? 1U : 0)) {
+	    m.n_fds != 1 + (b->s.compress_log ? 1U : 0) + (b->s.recursive ? 2U : 0) +
+			       (b->s.cgroup ? 1U : 0)) {
 		log_error("the first message was not a build");
 		return -EPROTO;
 	}
 	b->log_fd = TAKE_FD(m.fds[0]);
 	if (b->s.compress_log)
-		b->zlog_fd = TAKE_FD(m.fds[1]);
+		b->zlog_fd = TAKE_FD(m.fds[n++]);
+	if (b->s.recursive) {
+		b->socket = TAKE_FD(m.fds[n]);
+		b->show_chan = TAKE_FD(m.fds[n + 1]);
+	}
 	if (b->s.cgroup) {
 		b->cgroup = fcntl(m.fds[m.n_fds - 1], F_DUPFD_CLOEXEC, CONFINE_CGROUP_FD);
 		if (b->cgroup != CONFINE_CGROUP_FD) { /* the seal knows it by this number */
@@ -79,7 +85,9 @@ static int run(struct build *b, struct build_end *end, struct err *e)
 		r = child_start(b, e);
 	if (r < 0)
 		return r;
-	r = ns_retreat(b, e);
+	r = show_start(b, e);
+	if (r == 0)
+		r = ns_retreat(b, e);
 	if (r == 0)
 		r = confine_seal(CONFINE_SUPERVISOR, e);
 	if (r < 0) {
@@ -89,6 +97,7 @@ static int run(struct build *b, struct build_end *end, struct err *e)
 	/* From here on only watch_send() and watch_release() wait for the core. */
 	(void)fcntl(b->chan, F_SETFL, O_NONBLOCK);
 	watch_run(b, end);
+	show_end(b);
 	if (end->status == BUILT && !b->cancelled)
 		outputs_collect(b, end);
 	/* Whether a check has failed, the core finds out. */
@@ -148,6 +157,9 @@ int main(int argc, char **argv)
 		.pts_fd = -1,
 		.net_pidfd = -1,
 		.net_out = -1,
+		.socket = -1,
+		.show_chan = -1,
+		.show_pipe = -1,
 	};
 	struct build_end end = { 0 };
 	struct err e = { 0 };
@@ -177,6 +189,7 @@ int main(int argc, char **argv)
 			watch_release(&b);
 	}
 	net_end(&b);
+	show_end(&b);
 	say_bye(&b);
 	return 0; /* memory and descriptors go with the process */
 }

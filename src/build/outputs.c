@@ -297,7 +297,9 @@ int outputs_collect(struct build *b, struct build_end *end)
 	int r;
 
 	w.made = arena_array(&b->arena, b->s.outputs.n, sizeof(*w.made));
-	r = w.made || !b->s.outputs.n ? collect(&w, &real, &e) : out_of_memory(&e);
+	r = w.made || !b->s.outputs.n ? show_added(b, &e) : out_of_memory(&e);
+	if (r == 0)
+		r = collect(&w, &real, &e);
 	close_fdp(&w.store);
 	close_fdp(&w.out);
 	if (r == 0 || real) {

@@ -57,7 +57,7 @@ int root_scratch(struct build *b, struct err *e)
 		if (r < 0)
 			return err_errno(e, r, "writing file '%s'", f->name);
 	}
-	return 0;
+	return b->s.recursive ? show_bind(b, dir, e) : 0;
 }
 
 static int put_file(const char *path, const char *text, mode_t mode)

@@ -50,6 +50,9 @@ struct build {
 	int mounts_fd, pts_fd;
 	int net_pidfd, net_out;	 /* pasta, while there is one; what it says while it starts */
 	bool shares;		 /* see root_shares() */
+	int socket, show_chan;	 /* of a build with a daemon of its own, until its builder has them */
+	int show_pipe;		 /* held by the supervisor: that process ends with it */
+	pid_t show_pid;
 	const char *net_missing; /* why a build that may use the network has none */
 	struct logfile *log;
 	bool cancelled;	 /* the core hung up or said BUILD_CANCEL */
@@ -131,6 +134,9 @@ bool watch_cancelled(struct build *b);
 /* Sends and waits where the core is slow. 0 or -errno. */
 int watch_send(struct build *b, uint32_t type, const struct layout *l, const void *record);
 
+/* Waits for a message of this type; whatever else comes means that the build is cancelled. 0 or -errno. */
+int watch_receive(struct build *b, uint32_t type, struct msg *ret);
+
 /* cgroup.c; without a cgroup each of them does what can be done */
 /* Gives it to the build's root: groups and processes below it are the build's to arrange. */
 int cgroup_delegate(struct build *b, struct err *e);
@@ -146,6 +152,16 @@ int cgroup_empty(struct build *b);
 
 /* outputs.c */
 int outputs_collect(struct build *b, struct build_end *end);
+/* show.c, for a build with a daemon of its own (the feature recursive-nix) */
+/* Makes its socket in the build directory, which is `dir`. Runs in the child. */
+int show_bind(struct build *b, int dir, struct err *e);
+/* Starts the process that shows the builder, which has been cloned, what comes to its inputs. */
+int show_start(struct build *b, struct err *e);
+/* Ends it, before anything is deleted. */
+void show_end(struct build *b);
+/* After the builder's death: what came belongs to the inputs. 0, or a sentence. */
+int show_added(struct build *b, struct err *e);
+
 /* keep.c: copies what the builder left in its build directory to <scratch>/keep. */
 int keep_build_dir(struct build *b);
 

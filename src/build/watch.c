@@ -145,6 +145,23 @@ static void read_status(struct watch *w)
 	close_fdp(&w->b->status_fd);
 }
 
+int watch_receive(struct build *b, uint32_t type, struct msg *ret)
+{
+	for (;;) {
+		struct pollfd p = { .fd = b->chan, .events = POLLIN };
+		int r = b->cancelled ? -ECANCELED : chan_recv(b->chan, BUILD_MSG_MAX, ret);
+
+		if (r == 0 && ret->type == type)
+			return 0;
+		if (r != -EAGAIN) {
+			b->cancelled = true;
+			return -ECANCELED;
+		}
+		if (poll(&p, 1, -1) < 0 && errno != EINTR)
+			return -errno;
+	}
+}
+
 bool watch_cancelled(struct build *b)
 {
 	_cleanup_msg_ struct msg m = MSG_INIT;

@@ -23,6 +23,7 @@ enum confine_profile {
 			     * and with it the filter must be done without */
 	CONFINE_CLEANER, /* deletes in the one directory it still has; cannot make a file */
 	CONFINE_PORTER,	 /* starts sessions, in their jail already: one program, one kind of clone */
+	CONFINE_SHOWER,	 /* mounts the store's paths where one builder sees them */
 	CONFINE_DELETER, /* the core's child that deletes: in the directory that is its fd 3 */
 	CONFINE_NAMES,	 /* asks the user database: reads files, may connect; writes no file */
 };

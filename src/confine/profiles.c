@@ -159,6 +159,18 @@ static const struct call start_sessions[] = {
 	END,
 };
 
+/* Showing a builder one path more: a mount of this process's own namespace is copied, made read-only,
+ * and put into the builder's, which it goes to and comes back from. No file is opened but as a place,
+ * none is made but empty ones to mount on. */
+static const struct call show_paths[] = {
+	CALL("open_tree"), CALL("mount_setattr"), CALL("move_mount"), IS("setns", 1, CLONE_NEWNS),
+	CALL("newfstatat"), CALL("fstat"), CALL("readlinkat"), CALL("symlinkat"), CALL("openat2"),
+	PLAIN("mkdirat", 2), { "mknodat", 1, { { 2, INT, S_IFREG | 0444 } } },
+	CALL("recvmsg"), CALL("sendmsg"), CALL("write"), CALL("close"), CALL("poll"), CALL("pread64"),
+	IS("fcntl", 1, F_GET_SEALS),
+	END,
+};
+
 /* Its one child, by pidfd. Signals by number (kill, tgkill) stay forbidden. */
 static const struct call the_builder[] = {
 	CALL("wait4"), CALL("waitid"), CALL("pidfd_send_signal"),
@@ -363,6 +375,20 @@ const struct profile confine_profiles[N_PROFILES] = {
 			{ ANSWER_ALLOW, plain_modes },
 			{ ANSWER_ALLOW, start_sessions },
 			{ ENOTTY, terminals },
+		},
+	},
+	/* A child of a supervisor that takes base names from the core, and reads nothing of the builder's. Its
+	 * root directory is the store; the capabilities count in the build's namespace alone. */
+	[CONFINE_SHOWER] = {
+		.process = "airplant-build show",
+		.starter = "airplantd",
+		.namespaces = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET, /* a spare has more */
+		.caps = CAP(SYS_ADMIN) | CAP(SYS_CHROOT),
+		.otherwise = ANSWER_KILL,
+		.rules = {
+			{ ANSWER_ALLOW, own_memory },
+			{ ANSWER_ALLOW, look_at_self },
+			{ ANSWER_ALLOW, show_paths },
 		},
 	},
 	/* A child of the core that reads and removes names which clients and builders chose. */

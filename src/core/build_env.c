@@ -244,6 +244,9 @@ static int make_environment(const struct build_env_input *in, const char *build_
 	}
 	pairs_put(&env, "NIX_LOG_FD", "2");
 	pairs_put(&env, "TERM", "xterm-256color");
+	if (s->recursive)
+		pairs_put(&env, "NIX_REMOTE",
+			  arena_printf(a, "unix://%s/" BUILD_SOCKET, build_dir));
 	for (size_t i = 0; i < env.n; i++) {
 		env.v[i].value = rewrite(rw, a, env.v[i].value);
 		if (!env.v[i].value)
@@ -432,6 +435,7 @@ int build_env_make(const struct build_env_input *in, struct arena *a, struct bui
 		.compress_log = set->keep_build_log && set->compress_build_log,
 		.keep_failed = set->keep_failed,
 		.check = in->check,
+		.recursive = strv_has_sorted(&in->opts->required_features, FEATURE_RECURSIVE),
 	};
 	int r = decide_sandbox(in, &s.sandbox, e);
 

@@ -6,6 +6,7 @@
 
 struct build_inputs {
 	struct strv closure;	     /* base names, sorted */
+	struct strv with_added;	     /* and what a build with a daemon of its own added, likewise */
 	struct build_graph *graphs;  /* one per opts->graphs */
 	struct strv sandbox_closure; /* base names, sorted */
 };

@@ -21,6 +21,7 @@
 #include "core/goals.h"
 #include "core/lease.h"
 #include "core/loop.h"
+#include "core/nest.h"
 #include "core/optimise.h"
 #include "core/sigcheck.h"
 #include "core/spool.h"
@@ -132,6 +133,9 @@ void run_free(struct build_run *run)
 	close_fdp(&run->lease_fd);
 	close_fdp(&run->scratch_fd);
 	close_fdp(&run->cgroup.fd);
+	nest_free(run->nest);
+	close_fdp(&run->nest_fds[0]);
+	close_fdp(&run->nest_fds[1]);
 	build_log_close(&run->log);
 	free(run->scratch);
 	free(run->keep_dir);
@@ -205,8 +209,25 @@ static void on_running(struct build_run *run, struct msg *m)
 	run->builder = TAKE_FD(m->fds[0]);
 	run->ran = true;
 	run->host_uid = (uid_t)running.host_uid;
+	if (run->nest && run->ev)
+		nest_open(run->nest);
 	if (run->ev)
 		run->ev->started(run->ctx);
+}
+
+/* Its builder is dead: nothing joins any more, before its outputs are looked at. */
+static void on_ask_added(struct build_run *run)
+{
+	struct build_names added = {};
+
+	if (!run->nest) {
+		run_abort(run, "its supervisor sent a wrong answer");
+		return;
+	}
+	nest_close(run->nest);
+	added.names = *nest_added(run->nest);
+	if (chan_send_record(run->chan, BUILD_ADDED, 0, &build_names_layout, &added, NULL, 0) < 0)
+		run_abort(run, "its supervisor does not listen");
 }
 
 static void handle(struct build_run *run, struct msg *m)
@@ -227,6 +248,9 @@ static void handle(struct build_run *run, struct msg *m)
 		return;
 	case BUILD_LOG:
 		on_log(run, m);
+		return;
+	case BUILD_ASK_ADDED:
+		on_ask_added(run);
 		return;
 	case BUILD_END:
 		run_on_end(run, m);
@@ -308,8 +332,16 @@ int run_watch(struct build_run *run, struct err *e)
 	return r < 0 ? err_errno(e, r, "watching a build") : 0;
 }
 
+void build_run_pins(const struct build_run *run, void (*pin)(void *ctx, const char *base), void *ctx)
+{
+	if (run->nest)
+		nest_pins(run->nest, pin, ctx);
+}
+
 void build_run_cancel(struct build_run *run)
 {
+	if (run->nest)
+		nest_close(run->nest);
 	run->ev = NULL;
 	run->wants_ids = false;
 	if (run->ids_call)

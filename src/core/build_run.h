@@ -7,6 +7,7 @@
 #include "store/db.h"
 
 struct core;
+struct goal;
 struct runs;
 struct build_run;
 
@@ -18,6 +19,7 @@ struct build_job { /* all pointers: as drv */
 	bool check;
 	const struct smap *replace; /* base names of valid outputs that are broken, or NULL */
 	uid_t keep_uid; /* who may read what a failed build leaves (settings->keep_failed) */
+	struct goal *goal; /* what asks for builds from within it belong to */
 	bool trusted; /* somebody in 'trusted-users' waits for it */
 };
 
@@ -57,6 +59,8 @@ int build_run_start(struct runs *r, const struct build_job *job, const struct bu
 		    void *ctx, struct build_run **ret, struct err *e);
 /* Nobody wants it any more. No event comes afterwards. */
 void build_run_cancel(struct build_run *run);
+/* What it may use besides what its derivation names (nest.h), for a collection. */
+void build_run_pins(const struct build_run *run, void (*pin)(void *ctx, const char *base), void *ctx);
 /* Is a build that ended a moment ago (at most 20 ms) still deleting its scratch? Answers may wait for
  * it: whoever has his answer and deletes the store meets no files that he cannot delete.
  * goals_resume() is called when this changes. */

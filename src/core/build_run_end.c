@@ -14,6 +14,7 @@
 #include "core/clean.h"
 #include "core/core.h"
 #include "core/loop.h"
+#include "core/nest.h"
 #include "core/spool.h"
 
 enum {
@@ -25,6 +26,8 @@ void run_tell_end(struct build_run *run, uint64_t status, const char *error)
 {
 	const struct build_run_events *ev = run->ev;
 
+	if (run->nest)
+		nest_close(run->nest);
 	if (!ev)
 		return;
 	run->ev = NULL;

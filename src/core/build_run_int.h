@@ -19,6 +19,7 @@ struct core;
 struct clean;
 struct lease;
 struct loop_fd;
+struct nest;
 struct loop_timer;
 struct optimise_job;
 
@@ -48,6 +49,8 @@ struct build_run {
 	struct build_log_files log;
 	enum lease_kind kind;
 	struct cgroup cgroup;
+	struct nest *nest; /* the daemon inside it, or NULL */
+	int nest_fds[2];   /* until the supervisor has them */
 	bool optimise; /* its outputs share files with others before it has ended */
 	struct optimise_job *optimising;
 	char *scratch, *keep_dir; /* keep_dir: NULL when a failure leaves nothing behind */

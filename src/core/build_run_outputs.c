@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "core/build_stage.h"
 #include "core/core.h"
+#include "core/nest.h"
 #include "core/optimise.h"
 #include "core/place.h"
 #include "core/sigcheck.h"
@@ -149,6 +150,20 @@ static void end_badly(struct build_run *run, struct build_stage_input *in)
 	run_release(run);
 }
 
+/* What the builder added, or had built, its outputs may refer to. */
+static int inputs_with_added(struct build_run *run, struct build_stage_input *in)
+{
+	struct strv *all = &run->inputs.with_added;
+	int r;
+
+	nest_close(run->nest);
+	r = nest_names(run->nest, &run->arena, all);
+	if (r == 0)
+		strv_sort(all);
+	in->inputs = all;
+	return r;
+}
+
 void run_on_end(struct build_run *run, const struct msg *m)
 {
 	struct core *core = run->runs->core;
@@ -169,6 +184,10 @@ void run_on_end(struct build_run *run, const struct msg *m)
 		return;
 	}
 	run->end_seen = true;
+	if (run->nest && inputs_with_added(run, &in) < 0) {
+		run_abort(run, "there is no memory for what it added");
+		return;
+	}
 	if (build_log_publish(&run->log, core->log_dir, run->drv_base, &log_err) < 0)
 		log_warn("%s", err_msg(&log_err));
 	if (!run->ev)

@@ -15,8 +15,10 @@
 #include "core/core.h"
 #include "core/system_features.h"
 #include "core/lease.h"
+#include "core/nest.h"
 #include "core/network.h"
 #include "core/place.h"
+#include "core/realise.h"
 #include "core/sigcheck.h"
 #include "core/spool.h"
 #include "core/used.h"
@@ -46,14 +48,22 @@ void spare_refill(struct runs *runs)
 
 static int send_start(struct build_run *run, const struct build_start *start)
 {
-	int fds[3] = { run->log.plain_fd };
+	int fds[5] = { run->log.plain_fd };
 	size_t n = 1;
 
 	if (run->log.compressed_fd >= 0)
 		fds[n++] = run->log.compressed_fd;
+	for (size_t i = 0; run->nest && i < ELEMENTS(run->nest_fds); i++)
+		fds[n++] = run->nest_fds[i];
 	if (run->cgroup.fd >= 0)
 		fds[n++] = run->cgroup.fd;
 	return chan_send_record(run->chan, BUILD_START, 0, &build_start_layout, start, fds, n);
+}
+
+static void sent(struct build_run *run)
+{
+	close_fdp(&run->nest_fds[0]);
+	close_fdp(&run->nest_fds[1]);
 }
 
 static void take(struct build_run *run, struct supervisor *s)
@@ -73,8 +83,10 @@ static int start_supervisor(struct build_run *run, const struct build_start *sta
 
 	if (warm && run->runs->spare.pidfd >= 0) {
 		take(run, &run->runs->spare);
-		if (send_start(run, start) == 0)
+		if (send_start(run, start) == 0) {
+			sent(run);
 			return 0;
+		}
 		run->runs->spare =
 			(struct supervisor){ TAKE_FD(run->chan), TAKE_FD(run->pidfd), run->pid };
 		spare_drop(run->runs);
@@ -84,6 +96,7 @@ static int start_supervisor(struct build_run *run, const struct build_start *sta
 		return r;
 	take(run, &s);
 	r = send_start(run, start);
+	sent(run);
 	return r < 0 ? err_errno(e, r, "handing the build of '%s' to its supervisor", run->drv_base)
 		     : 0;
 }
@@ -127,6 +140,21 @@ static int load_keys(struct build_run *run, const struct build_job *job, struct 
 	for (size_t i = 0; r == 0 && i < files->n; i++)
 		r = keyring_add_secret_file(run->keys, files->v[i], e);
 	return r > 0 ? MISC_FAILURE : r;
+}
+
+static int make_nest(struct build_run *run, struct err *e)
+{
+	struct core *core = run->runs->core;
+	const struct nest_input in = { .core = core,
+				       .drv_base = run->drv_base,
+				       .closure = &run->inputs.closure,
+				       .goal = run->job.goal,
+				       .uid = run->job.keep_uid,
+				       .gid = (gid_t)-1 };
+
+	if (!has_feature(core, FEATURE_RECURSIVE))
+		return feature_missing(e, INPUT_REJECTED, FEATURE_RECURSIVE, NULL);
+	return nest_new(&in, &run->nest, run->nest_fds, e);
 }
 
 /* Everything the supervisor is told, read from the database and the settings. */
@@ -198,6 +226,8 @@ static int prepare(struct build_run *run, struct build_start *ret, struct err *e
 	in.inputs = &run->inputs.closure;
 	in.sandbox_closure = &run->inputs.sandbox_closure;
 	r = build_env_make(&in, &run->arena, ret, e);
+	if (r == 0 && ret->recursive)
+		r = make_nest(run, e);
 	if (r)
 		return r;
 	if (ret->sandbox == SANDBOX_ON)
@@ -230,6 +260,7 @@ int build_run_start(struct runs *runs, const struct build_job *job,
 	run->log = BUILD_LOG_FILES_INIT;
 	run->cgroup = CGROUP_INIT;
 	run->kind = features_ids(job->opts);
+	run->nest_fds[0] = run->nest_fds[1] = -1;
 	run->scratch_fd = run->chan = run->pidfd = run->builder = run->lease_fd = -1;
 	run->generation = runs->core->generation;
 	snprintf(run->drv_base, sizeof(run->drv_base), "%s", job->drv_base);

@@ -163,9 +163,10 @@ static void request_free(struct request *r)
 	free(r);
 }
 
-int request_new(struct goals *g, const struct session_build *b, const struct settings *settings,
-		uid_t owner_uid, bool trusted, const struct request_events *events, void *ctx,
-		struct request **ret, struct err *e)
+int request_make(struct goals *g, const struct session_build *b, const struct settings *settings,
+		 uid_t owner_uid, bool trusted, struct goal *outer,
+		 const struct request_events *events, void *ctx, struct request **ret,
+		 struct err *e)
 {
 	struct request *r;
 	int err;
@@ -184,6 +185,8 @@ int request_new(struct goals *g, const struct session_build *b, const struct set
 	r->repair = b->mode == BUILD_REPAIR;
 	r->with_results = b->with_results;
 	r->trusted = trusted;
+	r->outer = outer;
+	r->depth = outer ? outer->payer->depth + 1 : 0;
 	r->arena = ARENA_INIT(REQUEST_MEMORY);
 	r->ready_end = &r->ready;
 	err = settings_copy(settings, &r->settings);
@@ -215,6 +218,13 @@ int request_new(struct goals *g, const struct session_build *b, const struct set
 	goals_kick(g);
 	*ret = r;
 	return 0;
+}
+
+int request_new(struct goals *g, const struct session_build *b, const struct settings *settings,
+		uid_t owner_uid, bool trusted, const struct request_events *events, void *ctx,
+		struct request **ret, struct err *e)
+{
+	return request_make(g, b, settings, owner_uid, trusted, NULL, events, ctx, ret, e);
 }
 
 void target_done(struct request *r, struct target *t, uint64_t status, const char *error)
@@ -453,7 +463,7 @@ static void tell(struct goals *g)
 			continue;
 		if (r->progress_due)
 			report_progress(r);
-		if (r->over && !r->dead && !runs_linger(g->runs)) {
+		if (r->over && !r->dead && !runs_linger(g->runs) && request_may_be_told(r)) {
 			report_built(r);
 			r->dead = true;
 		}

@@ -10,6 +10,7 @@
 #include "ipc/session.h"
 
 struct core;
+struct goal;
 struct goals;
 struct request;
 
@@ -35,6 +36,11 @@ void goals_free(struct goals *g);
 int request_new(struct goals *g, const struct session_build *b, const struct settings *settings,
 		uid_t owner_uid, bool trusted, const struct request_events *events, void *ctx,
 		struct request **ret, struct err *e);
+/* The same for a build that asks for builds while it runs (nest.h): with the settings, and for the user,
+ * of who waits for it. */
+int request_new_within(struct goal *outer, const struct session_build *b,
+		       const struct request_events *events, void *ctx, struct request **ret,
+		       struct err *e);
 /* Nobody waits any more. No event comes afterwards. */
 void request_cancel(struct request *r);
 /* Every path that a request or a goal needs: targets, derivations, inputs, outputs. */

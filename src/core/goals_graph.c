@@ -116,6 +116,7 @@ void goal_retire(struct goal *g)
 	if (g->run)
 		build_run_cancel(g->run);
 	g->run = NULL;
+	goal_forget_nested(g);
 	goal_drop_hook(g);
 	goal_unlock(g);
 	g->state = GOAL_DONE;
@@ -237,6 +238,10 @@ int interest_add(struct request *r, struct goal *top, struct target *t)
 		struct interest *i = interest_find(g, r);
 
 		if (!i) {
+			if (request_closes_circle(r, g)) {
+				request_fail_circle(r);
+				break;
+			}
 			i = interest_new(r, g);
 			ret = i ? push_needs(&stack, g, r, &cap) : -ENOMEM;
 			if (i)

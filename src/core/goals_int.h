@@ -10,6 +10,7 @@
  *   goals_hook.c    programs of the administrator's before and after a build
  *   goals_lock.c    locks that others may have on outputs
  *   goals_slot.c    which build starts when a slot is free
+ *   goals_nest.c    requests from within a build
  *   goals_report.c  sentences and events
  *
  * A goal is one derivation to build (or to build again, for --check). An edge says that one goal
@@ -101,7 +102,10 @@ struct goal {
 	bool again; /* an earlier run was ended by limits that not all who wait have asked for */
 	uint64_t build; /* number in events */
 	bool started;	/* listeners know it */
+	bool ended_well; /* and that */
 	uint64_t log_size;
+	bool has_asked; /* for builds of its own */
+	bool lent; /* it waits for builds of its own, and has no slot meanwhile (goals_nest.c) */
 	/* goals_hook.c: one that runs, before or after the build */
 	struct hook *hook;
 	const char *hook_program;
@@ -170,6 +174,9 @@ struct request {
 	struct settings settings;
 	struct owner *owner;
 	bool check, repair, with_results, trusted, begun, over, dead;
+	struct goal *outer; /* the build from within which it comes, or NULL */
+	unsigned int depth; /* how many builds it is in */
+	uint64_t told;	    /* mark of goals_nest.c */
 	struct strv broken; /* its entries of goals->broken */
 	bool follows; /* one of its targets does */
 	struct arena arena;
@@ -196,6 +203,7 @@ struct goals {
 	struct owner *owners;
 	size_t running;
 	uint64_t processors;
+	size_t n_lent; /* goals without a slot that run all the same */
 	uint64_t cap; /* slots, with what the present requests ask for */
 	uint64_t next_build, turn, epoch;
 	size_t n_lock_timers;
@@ -207,6 +215,10 @@ struct goals {
 /* goals.c */
 void goals_kick(struct goals *g); /* something changed: goals_work at the end of this loop round */
 void target_done(struct request *r, struct target *t, uint64_t status, const char *error);
+int request_make(struct goals *g, const struct session_build *b, const struct settings *settings,
+		 uid_t owner_uid, bool trusted, struct goal *outer,
+		 const struct request_events *events, void *ctx, struct request **ret,
+		 struct err *e);
 
 /* goals_pins.c: to a collection that runs */
 void pin_target(struct goals *g, const struct target *t);
@@ -308,6 +320,22 @@ bool request_has_platform(const struct request *r, const struct goal *g);
 void goal_repay(struct goal *g, struct request *gone); /* the payer is gone */
 bool request_is_at_limit(const struct request *r);
 void goal_start(struct goal *g); /* goals_run.c */
+
+/* goals_nest.c */
+/* Would the request's outer build then wait for itself? */
+bool request_closes_circle(const struct request *r, struct goal *g);
+void request_fail_circle(struct request *r);
+/* Builds that wait no longer have their slots again, where there are some. */
+void slots_give_back(struct goals *g);
+/* Has the build that hears it a slot? */
+bool request_may_be_told(const struct request *r);
+void goal_unlend(struct goal *g);	 /* it has no slot to give back */
+void goal_forget_nested(struct goal *g); /* it leaves the graph */
+typedef void (*listener_fn)(struct request *r, const struct goal *g);
+/* Calls it for each client that waits for the goal, also through builds that asked for it; or for those
+ * who do so by one new interest. */
+void goal_tell(struct goal *g, listener_fn fn);
+void goal_tell_joined(struct goal *g, const struct interest *joined, listener_fn fn);
 
 /* goals_report.c */
 char *text_no_derivation(const struct request *r, const struct target *t);

@@ -56,6 +56,8 @@ static void goal_pins(struct pins *p, const struct goal *g)
 	pin_drv(p, &g->drv_path);
 	if (!g->loaded)
 		return;
+	if (g->run)
+		build_run_pins(g->run, p->pin, p->ctx);
 	if (g->is_resolved)
 		pin_drv(p, &g->resolved);
 	for (const struct gift *i = g->gifts; i; i = i->next)

@@ -187,14 +187,10 @@ void note_error(struct request *r, const char *sentence)
 		note(r, LEVEL_ERROR, text);
 }
 
-static void tell_started(const struct goal *g, const struct interest *i)
+static void tell_started(struct request *r, const struct goal *g)
 {
-	const struct request *r = i->request;
-	int fd;
+	int fd = build_run_log_fd(g->run);
 
-	if (r->dead || r->over)
-		return;
-	fd = build_run_log_fd(g->run);
 	r->ev.started(r->ctx, g->build, g->drv_path.base, fd, g->log_size);
 	if (fd >= 0)
 		close(fd);
@@ -202,12 +198,10 @@ static void tell_started(const struct goal *g, const struct interest *i)
 
 void report_started(struct goal *g, struct interest *only)
 {
-	if (only) {
-		tell_started(g, only);
-		return;
-	}
-	for (struct interest *i = g->interests; i; i = i->next_of_goal)
-		tell_started(g, i);
+	if (only)
+		goal_tell_joined(g, only, tell_started);
+	else
+		goal_tell(g, tell_started);
 }
 
 void report_hook(struct goal *g)
@@ -237,11 +231,14 @@ void report_hook_ended(struct goal *g, uint64_t size, bool ok)
 			i->request->ev.ended(i->request->ctx, g->hook_build, size, ok);
 }
 
+static void tell_log(struct request *r, const struct goal *g)
+{
+	r->ev.log(r->ctx, g->build, g->log_size);
+}
+
 void report_log(struct goal *g)
 {
-	for (struct interest *i = g->interests; i; i = i->next_of_goal)
-		if (!i->request->dead && !i->request->over)
-			i->request->ev.log(i->request->ctx, g->build, g->log_size);
+	goal_tell(g, tell_log);
 }
 
 void report_note(struct goal *g, uint64_t level, const char *text)
@@ -250,11 +247,15 @@ void report_note(struct goal *g, uint64_t level, const char *text)
 		note(i->request, level, text);
 }
 
+static void tell_ended(struct request *r, const struct goal *g)
+{
+	r->ev.ended(r->ctx, g->build, g->log_size, g->ended_well);
+}
+
 void report_ended(struct goal *g, bool ok)
 {
-	for (struct interest *i = g->interests; i; i = i->next_of_goal)
-		if (!i->request->dead && !i->request->over)
-			i->request->ev.ended(i->request->ctx, g->build, g->log_size, ok);
+	g->ended_well = ok;
+	goal_tell(g, tell_ended);
 }
 
 void report_progress(struct request *r)

@@ -171,7 +171,7 @@ static int start_run(struct goal *g, struct err *e)
 {
 	struct build_job job = {
 		.drv_base = g->drv_path.base, .drv = &g->drv, .opts = &g->opts, .check = g->check,
-		.replace = g->repair ? &g->goals->broken : NULL
+		.replace = g->repair ? &g->goals->broken : NULL, .goal = g
 	};
 	struct settings s;
 	int r = settings_copy(&g->payer->settings, &s);

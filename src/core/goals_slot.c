@@ -106,6 +106,10 @@ void slot_taken(struct goal *g)
 
 void slot_free(struct goal *g)
 {
+	if (g->lent) {
+		goal_unlend(g);
+		return;
+	}
 	g->goals->running--;
 	g->payer->running--;
 	g->payer->owner->running--;
@@ -122,9 +126,11 @@ void goal_repay(struct goal *g, struct request *gone)
 		goal_unready(g);
 		goal_ready(g);
 	} else if (g->state == GOAL_RUNNING) {
+		g->payer = next;
+		if (g->lent)
+			return;
 		gone->running--;
 		gone->owner->running--;
-		g->payer = next;
 		next->running++;
 		next->owner->running++;
 	}
@@ -141,6 +147,7 @@ static bool comes_before(const struct request *a, const struct request *b)
 
 void slots_fill(struct goals *g)
 {
+	slots_give_back(g);
 	while (!g->stopping && g->running < g->cap) {
 		struct request *best = NULL;
 

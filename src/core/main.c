@@ -397,7 +397,7 @@ static void stop(struct daemon *d, bool clean)
 			(void)loop_run(core->loop);
 	}
 	beside_close(TAKE_PTR(core->beside)); /* it looks at sessions and goals */
-	sessions_free(core->sessions);
+	sessions_free(TAKE_PTR(core->sessions));
 	if (core->place && core->db)
 		place_flush(core->place);
 	gc_free(TAKE_PTR(core->gc));
@@ -407,7 +407,6 @@ static void stop(struct daemon *d, bool clean)
 	goals_free(core->goals);
 	optimiser_free(core->optimiser);
 	place_free(core->place);
-	core->sessions = NULL;
 	cgroups_free(core->cgroups);
 	store_close(core, clean);
 	close_fdp(&core->lock_fd);

@@ -183,7 +183,11 @@ static int check_all(struct place *p, struct batch *b, const struct staged *v, s
 			return err_errno(&b->err, r, "querying the database");
 		b->replaced[b->n_regs] = r == 0 && v[i].replace;
 		if (r == 0 && !v[i].replace) {
-			r = copy_sigs(b, &v[i].info);
+			r = flags & PLACE_CHECK_VALID ? place_check_claim(p, &v[i], &b->arena, &b->err)
+						      : 0;
+			if (r != 0)
+				return r;
+			r = flags & PLACE_CHECK_VALID ? 0 : copy_sigs(b, &v[i].info);
 			if (r < 0)
 				return err_set(&b->err, r, "out of memory");
 			continue;

@@ -28,6 +28,8 @@ enum place_flags {
 	PLACE_CHECK_SIGS = 1, /* not content-addressed: wants a signature by a trusted key */
 	PLACE_FOREIGN = 2,    /* from a session: the top of each object is looked at */
 	PLACE_SIGNED = 4,     /* as far as anybody wants it: the daemon's keys do not sign */
+	PLACE_CHECK_VALID = 8, /* valid ones too must be content-addressed or signed: who adds them
+				* is shown them */
 };
 
 /* Checks every object (content-addressed ones: that the path follows from ca and refs; .drv files:

@@ -41,6 +41,8 @@ struct place {
  * valid. 0, -errno, or PATH_BAD/DRV_BAD with the sentence that the client sees. */
 int place_check(struct place *p, const struct staged *s, unsigned int flags, struct arena *a,
 		struct registration *reg, mode_t *ret_mode, struct err *e);
+/* The same for one that is valid: may who brings it say that it has the contents? */
+int place_check_claim(struct place *p, const struct staged *s, struct arena *a, struct err *e);
 /* Checks a staged .drv and fills the rows of its outputs. */
 int place_check_drv(struct place *p, const struct staged *s, struct arena *a,
 		    struct registration *reg, struct err *e);

@@ -119,6 +119,12 @@ static int copy_info(const struct path_info *from, struct arena *a, struct path_
 	return 0;
 }
 
+int place_check_claim(struct place *p, const struct staged *s, struct arena *a, struct err *e)
+{
+	return *s->info.ca ? check_ca(p->core->store_dir, &s->info, false, a, e)
+			   : check_signature(p->core, &s->info, e);
+}
+
 int place_check(struct place *p, const struct staged *s, unsigned int flags, struct arena *a,
 		struct registration *reg, mode_t *ret_mode, struct err *e)
 {

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/nest.h"
 #include "core/place.h"
 #include "core/session_state.h"
 #include "ipc/build.h"
@@ -84,6 +85,10 @@ static void on_built(void *ctx, const struct session_built *b)
 
 	s->building = false;
 	s->request = NULL;
+	if (s->peer.nested) {
+		session_nest_built(s, b);
+		return;
+	}
 	hold_results(s, b);
 	session_send(s, SESSION_BUILT, s->build_id, &session_built_layout, b, -1, 0);
 }
@@ -181,6 +186,10 @@ void session_build(struct session *s, uint32_t id, const struct session_build *b
 		return;
 	}
 	place_flush(core->place); /* its targets may have been added in this round */
+	if (s->peer.nested && session_nest_may_build(s, b, &e) != 0) {
+		refuse(s, id, err_msg(&e));
+		return;
+	}
 	r = session_settings(s, &set);
 	if (r < 0) {
 		refuse(s, id, "out of memory");
@@ -188,8 +197,10 @@ void session_build(struct session *s, uint32_t id, const struct session_build *b
 	}
 	s->building = true;
 	s->build_id = id;
-	r = request_new(core->goals, &own, &set, s->peer.uid, s->peer.trusted, &events, s, &s->request,
-			&e);
+	r = s->peer.nested ? request_new_within(nest_goal(s->peer.nest), &own, &events, s,
+						&s->request, &e)
+			   : request_new(core->goals, &own, &set, s->peer.uid, s->peer.trusted,
+					 &events, s, &s->request, &e);
 	settings_done(&set);
 	if (r != 0) {
 		s->building = false;

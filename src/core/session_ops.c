@@ -91,15 +91,25 @@ static void op_options(struct session *s, struct msg *m, void *record, struct ar
 struct adding {
 	struct session *s;
 	uint32_t id;
+	struct strv paths; /* heap; for a build's session alone */
 };
+
+static void adding_free(struct adding *ad)
+{
+	strv_done(&ad->paths);
+	free(ad);
+}
 
 static void added(void *ctx, const struct err *e)
 {
 	struct adding *ad = ctx;
 
-	done(ad->s, ad->id, e);
+	if (!e && ad->s->peer.nested)
+		session_nest_added(ad->s, ad->id, &ad->paths);
+	else
+		done(ad->s, ad->id, e);
 	session_unref(ad->s);
-	free(ad);
+	adding_free(ad);
 }
 
 /* A plain name in the session's own spool directory. */
@@ -150,6 +160,7 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 		.code = EPERM,
 		.msg = (char *)"repairing is not allowed because you are not in 'trusted-users'",
 	};
+	_cleanup_err_ struct err unknown = {};
 	struct adding *ad;
 	struct staged *v;
 
@@ -159,6 +170,10 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 	}
 	if (add->repair && !trusted) {
 		done(s, m->id, &no_repair);
+		return;
+	}
+	if (s->peer.nested && session_nest_knows(s, add, &unknown) != 0) {
+		done(s, m->id, &unknown);
 		return;
 	}
 	/* With the disk nearly full it waits, and all that this session sends after it. */
@@ -172,7 +187,7 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 		return;
 	}
 	v = arena_array(a, add->objects.n ? add->objects.n : 1, sizeof(*v));
-	ad = malloc(sizeof(*ad));
+	ad = calloc(1, sizeof(*ad));
 	if (!v || !ad) {
 		free(ad);
 		session_misbehaves(s, "more than there is memory for");
@@ -180,16 +195,26 @@ static void op_add(struct session *s, struct msg *m, void *record, struct arena 
 	}
 	for (size_t i = 0; i < add->objects.n; i++) {
 		if (!stage(s, &add->objects.v[i], &v[i])) {
-			free(ad);
+			adding_free(ad);
 			return;
 		}
+		if (s->peer.nested && strv_add(&ad->paths, v[i].info.path.base) < 0) {
+			adding_free(ad);
+			session_misbehaves(s, "more than there is memory for");
+			return;
+		}
+		if (s->peer.nested && *v[i].info.ca)
+			v[i].info.sigs = (struct strv){}; /* a build signs nothing */
 		v[i].replace = add->repair;
 		(void)session_temp_root(s,
 					v[i].info.path.base); /* the session asks for more itself */
 	}
 	if (!(believed && add->dont_check_sigs) && !session_vouches(s, v, add->objects.n))
 		flags |= PLACE_CHECK_SIGS;
-	*ad = (struct adding){ .s = s, .id = m->id };
+	if (s->peer.nested)
+		flags |= PLACE_CHECK_VALID;
+	ad->s = s;
+	ad->id = m->id;
 	session_ref(s);
 	place_objects_from(s->all->core->place, v, add->objects.n, flags, added, ad);
 }
@@ -204,7 +229,7 @@ static void op_temp_root(struct session *s, struct msg *m, void *record, struct 
 	(void)a;
 	if (!parse(s, t->text, &path))
 		return;
-	r = session_temp_root(s, path.base);
+	r = s->peer.nested ? 0 : session_temp_root(s, path.base); /* what a build may use is kept for it */
 	if (r < 0)
 		err_errno(&e, r, "adding a temporary root for '%s'", path.base);
 	done_with(s, m->id, r, &e);
@@ -221,7 +246,7 @@ static void op_temp_roots(struct session *s, struct msg *m, void *record, struct
 	for (size_t i = 0; r == 0 && i < t->texts.n; i++) {
 		if (!parse(s, t->texts.v[i], &path))
 			return;
-		r = session_temp_root(s, path.base);
+		r = s->peer.nested ? 0 : session_temp_root(s, path.base);
 		if (r < 0)
 			err_errno(&e, r, "adding a temporary root for '%s'", path.base);
 	}
@@ -319,6 +344,10 @@ static void op_ensure(struct session *s, struct msg *m, void *record, struct are
 	(void)a;
 	if (!parse(s, t->text, &path))
 		return;
+	if (s->peer.nested) {
+		session_nest_ensure(s, m->id, &path);
+		return;
+	}
 	place_flush(core->place);
 	r = db_path_valid(core->db, &path);
 	if (r < 0)
@@ -413,6 +442,12 @@ static void op_optimise(struct session *s, struct msg *m, void *record, struct a
 	session_optimise(s, m->id);
 }
 
+static void op_allowed(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	(void)a;
+	session_nest_allowed(s, m->id, record);
+}
+
 static void op_build(struct session *s, struct msg *m, void *record, struct arena *a)
 {
 	(void)a;
@@ -439,6 +474,7 @@ static const struct op {
 	{ SESSION_INVALIDATE, &session_text_layout, op_invalidate },
 	{ SESSION_PERM_ROOT, &session_root_layout, op_perm_root },
 	{ SESSION_TEMP_ROOTS, &session_texts_layout, op_temp_roots },
+	{ SESSION_ALLOWED, &session_texts_layout, op_allowed },
 };
 
 void session_dispatch(struct session *s, struct msg *m)
@@ -460,6 +496,8 @@ void session_dispatch(struct session *s, struct msg *m)
 	for (size_t i = 0; i < ELEMENTS(ops); i++) {
 		if (ops[i].type != m->type)
 			continue;
+		if (s->peer.nested ? !session_nest_may(m->type) : m->type == SESSION_ALLOWED)
+			break;
 		if (ops[i].layout ? msg_decode(m, ops[i].layout, &a, &record) != 0 : m->len != 0)
 			session_misbehaves(s, "a malformed message");
 		else

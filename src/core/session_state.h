@@ -83,6 +83,20 @@ int session_settings(struct session *s, struct settings *ret);
 /* session_keys.c: a trusted client's own settings make it believe in all of these. */
 bool session_vouches(struct session *s, const struct staged *v, size_t n);
 
+/* session_nest.c: what is different for a session of a build (peer.nested). */
+/* May it send this at all? */
+bool session_nest_may(uint32_t type);
+void session_nest_allowed(struct session *s, uint32_t id, const struct session_texts *t);
+void session_nest_ensure(struct session *s, uint32_t id, const struct store_path *path);
+/* Does it know of all that these refer to? 0, or a sentence. */
+int session_nest_knows(struct session *s, const struct session_add *add, struct err *e);
+/* They are added: answers when the builder sees them. */
+void session_nest_added(struct session *s, uint32_t id, const struct strv *paths);
+/* 0, or a sentence why this may not be built. */
+int session_nest_may_build(struct session *s, const struct session_build *b, struct err *e);
+/* It was built: answers when the builder sees it. */
+void session_nest_built(struct session *s, const struct session_built *b);
+
 /* SESSION_COLLECT and SESSION_FIND_ROOTS, and their end. */
 void session_collect(struct session *s, uint32_t id, const struct session_collect *c);
 void session_find_roots(struct session *s, uint32_t id);

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "core/gc.h"
 #include "core/jail.h"
+#include "core/nest.h"
 #include "core/session_state.h"
 #include "core/spool.h"
 #include "core/tracer.h"
@@ -30,6 +31,19 @@ struct waiting {
 	struct peer peer;
 	struct loop_timer *timer;
 };
+
+static void leave_nest(struct peer *p)
+{
+	if (p->nest)
+		nest_left(p->nest);
+	p->nest = NULL;
+}
+
+static void drop_peer(struct peer *p)
+{
+	leave_nest(p);
+	peer_done(p);
+}
 
 struct sessions *sessions_new(struct core *core)
 {
@@ -54,7 +68,7 @@ void session_unref(struct session *s)
 	msg_done(&s->options);
 	session_let_settings_go(s);
 	smap_done(&s->temp_roots);
-	peer_done(&s->peer);
+	drop_peer(&s->peer);
 	close_fdp(&s->spool_fd);
 	free(s->spool_path);
 	free(s);
@@ -117,6 +131,7 @@ static void session_gone(struct session *s)
 	close_fdp(&s->spool_fd);
 	if (core->spool && s->spool_path && s->generation == core->generation)
 		spool_drop(core->spool, s->spool_path);
+	leave_nest(&s->peer);
 	unlink_session(s);
 	session_unref(s);
 }
@@ -408,6 +423,7 @@ static void introduce(struct session *s, int fd)
 		.system = set->system,
 		.rights = s->peer.rights.mask,
 		.may_set = s->peer.rights.set,
+		.restricted = s->peer.nested,
 	};
 	int r = 0;
 
@@ -439,7 +455,7 @@ static void serve_now(struct sessions *ss, int fd, struct peer *peer)
 	} else if (session_start(ss, &s, &e) < 0) {
 		log_error("%s", err_msg(&e));
 		account_close(&ss->accounts, peer->uid);
-		peer_done(peer);
+		drop_peer(peer);
 		close(fd);
 		return;
 	}
@@ -462,6 +478,15 @@ static void stop_waiting(struct waiting *w)
 	free(w);
 }
 
+static void send_away(struct waiting *w)
+{
+	loop_timer_cancel(w->timer);
+	account_close(&w->all->accounts, w->peer.uid);
+	drop_peer(&w->peer);
+	close(w->fd);
+	stop_waiting(w);
+}
+
 static void waited_enough(void *ctx)
 {
 	struct waiting *w = ctx;
@@ -481,7 +506,7 @@ void sessions_serve(struct sessions *ss, int fd, struct peer *peer)
 
 	if (r != 0) {
 		log_warn("too many connections: refused one of user %s", peer->name);
-		peer_done(peer);
+		drop_peer(peer);
 		close(fd);
 		return;
 	}
@@ -499,7 +524,7 @@ void sessions_serve(struct sessions *ss, int fd, struct peer *peer)
 		free(w);
 	}
 	account_close(&ss->accounts, peer->uid);
-	peer_done(peer);
+	drop_peer(peer);
 	close(fd);
 }
 
@@ -515,18 +540,27 @@ void sessions_drop_spares(struct sessions *ss)
 	refill_later(ss);
 }
 
+void sessions_end_nest(struct sessions *ss, const struct nest *n)
+{
+	for (struct waiting *w = ss->waiting, *next; w; w = next) {
+		next = w->next;
+		if (w->peer.nest == n)
+			send_away(w);
+	}
+	for (struct session *s = ss->list; s; s = s->next) {
+		if (s->peer.nest != n)
+			continue;
+		leave_nest(&s->peer);
+		session_build_cancel(s);
+		session_doom(s);
+	}
+}
+
 void sessions_stop(struct sessions *ss)
 {
 	ss->warm = false;
-	while (ss->waiting) {
-		struct waiting *w = ss->waiting;
-
-		loop_timer_cancel(w->timer);
-		account_close(&ss->accounts, w->peer.uid);
-		peer_done(&w->peer);
-		close(w->fd);
-		stop_waiting(w);
-	}
+	while (ss->waiting)
+		send_away(ss->waiting);
 	for (struct session *s = ss->list; s; s = s->next)
 		session_stop(s);
 }

@@ -12,6 +12,7 @@
 
 struct core;
 struct names_desk;
+struct nest;
 struct sessions;
 
 struct sessions *sessions_new(struct core *core);
@@ -22,6 +23,8 @@ void sessions_warm(struct sessions *ss);
 void sessions_serve(struct sessions *ss, int fd, struct peer *peer);
 /* `old` became core->settings: it is taken over, for those who are connected. */
 void sessions_settings_changed(struct sessions *ss, struct names_desk *desk, struct settings *old);
+/* The build is over (nest.h): so are its sessions. */
+void sessions_end_nest(struct sessions *ss, const struct nest *n);
 /* The store was reopened: spares belong to the old jail. */
 void sessions_drop_spares(struct sessions *ss);
 /* Ends all of them. */

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "core/core.h"
+#include "core/realise.h"
 
 static const char kvm_node[] = "/dev/kvm";
 
@@ -77,11 +78,22 @@ static void settle_ranges(struct core *core, const struct lease *lease)
 		log_warn("out of memory: builds with the feature '%s' are refused", FEATURE_RANGE4);
 }
 
+/* As upstream, whatever the setting says. */
+static void add_experimental(struct core *core, const char *name)
+{
+	struct strv *s = &core->settings.system_features;
+
+	if (has_feature(core, name) && !strv_has(s, name) && strv_add(s, name) < 0)
+		log_warn("out of memory: builds with the feature '%s' are refused", name);
+}
+
 void features_settle(struct core *core, const struct lease *lease)
 {
 	const char *why = why_no_kvm();
 
 	settle_ranges(core, lease);
+	add_experimental(core, "ca-derivations");
+	add_experimental(core, FEATURE_RECURSIVE);
 	if (why && take_out(&core->settings.system_features, FEATURE_KVM))
 		log_warn("builds with the feature 'kvm' are not offered: %s", why);
 }

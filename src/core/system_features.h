@@ -11,6 +11,7 @@ struct core;
 #define FEATURE_RANGE4                                                                             \
 	"uid-range-262144" /* ours: four times as many, for containers in containers */
 #define FEATURE_KVM "kvm"
+#define FEATURE_RECURSIVE "recursive-nix" /* a daemon of its own (nest.h) */
 
 /* How many ids a build gets. Needs no experimental feature: asking for it is enough. */
 static inline enum lease_kind features_ids(const struct drv_opts *o)

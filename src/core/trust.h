@@ -9,6 +9,7 @@
 #include "core/rights.h"
 
 struct names;
+struct nest;
 
 struct peer {
 	uid_t uid;
@@ -22,6 +23,9 @@ struct peer {
 	bool owns_name;
 	bool allowed, trusted;
 	struct rights rights;
+	/* Not a user's: of a build (nest.h). `nest` is NULL when that is over. */
+	bool nested;
+	struct nest *nest;
 };
 
 void peer_done(struct peer *p);

@@ -30,7 +30,7 @@ LAYOUT(build_start_layout, struct build_start,
        U64(build_start, timeout_sec), U64(build_start, max_silent_sec),
        U64(build_start, max_log_bytes), U64(build_start, log_lines),
        U64(build_start, compress_log), U64(build_start, keep_failed), U64(build_start, check),
-       U64(build_start, cgroup), U64(build_start, max_procs));
+       U64(build_start, recursive), U64(build_start, cgroup), U64(build_start, max_procs));
 
 LAYOUT(build_hook_layout, struct build_hook,
        STR(build_hook, program), STRV(build_hook, args), LIST(build_hook, env, pair_layout),
@@ -38,6 +38,8 @@ LAYOUT(build_hook_layout, struct build_hook,
 
 LAYOUT(build_ids_layout, struct build_ids,
        U64(build_ids, mode), U64(build_ids, count), U64(build_ids, host_base));
+LAYOUT(build_names_layout, struct build_names, STRV(build_names, names));
+LAYOUT(build_shown_layout, struct build_shown, U64(build_shown, ok), STR(build_shown, error));
 LAYOUT(build_running_layout, struct build_running, U64(build_running, host_uid));
 LAYOUT(build_log_layout, struct build_log, U64(build_log, size));
 

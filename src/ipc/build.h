@@ -18,10 +18,15 @@ enum { BUILD_FD = 3, BUILD_MSG_MAX = 256 << 20 };
  * BUILD_HOOK_START, sends BUILD_LOG and ends with BUILD_END; BUILD_CANCEL or a hang-up ends it. */
 #define BUILD_HOOK "hook"
 
+/* In the build's directory, as upstream calls it. */
+#define BUILD_SOCKET ".nix-socket"
+
 enum build_msg {
 	BUILD_START = 1, /* core -> supervisor: struct build_start; fds: log file (write),
-			  * compressed log file (write) unless compress_log is 0, directory of
-			  * the build's cgroup unless cgroup is 0 */
+			  * compressed log file (write) unless compress_log is 0, the daemon's
+			  * socket for the builder (to be bound) and the channel of the process
+			  * that shows it paths unless recursive is 0, directory of the build's
+			  * cgroup unless cgroup is 0 */
 	BUILD_NEED_IDS,	 /* supervisor -> core: empty. It has unshared its namespace O and waits */
 	BUILD_IDS,	 /* core -> supervisor: struct build_ids; fds: lease (none for single) */
 	BUILD_RUNNING,	 /* supervisor -> core: struct build_running; fd: the builder's pidfd. It is
@@ -33,6 +38,14 @@ enum build_msg {
 	BUILD_CANCEL,  /* core -> supervisor: empty. End the build now, delete the scratch, exit */
 	BUILD_BYE,     /* supervisor -> core: struct build_bye. The scratch is gone (or is not) */
 	BUILD_HOOK_START, /* core -> hook: struct build_hook; fd: file for what it prints (write) */
+
+	/* Builds that have a daemon of their own (recursive): */
+	BUILD_ASK_ADDED, /* supervisor -> core: empty. The builder is dead: what came to its inputs? */
+	BUILD_ADDED,	 /* core -> supervisor: struct build_names. Nothing comes any more */
+	/* On a channel of its own, between the core and the process that shows a builder paths
+	 * (build/show.c), one at a time: */
+	BUILD_SHOW,  /* core -> it: struct build_names */
+	BUILD_SHOWN, /* it -> core: struct build_shown */
 };
 
 enum build_ids_mode { IDS_BROKER, IDS_SUBID, IDS_SINGLE };
@@ -94,6 +107,7 @@ struct build_start {
 	uint64_t compress_log; /* 1: bzip2 into the second fd */
 	uint64_t keep_failed;
 	uint64_t check; /* --check: outputs are compared by the core, not registered */
+	uint64_t recursive; /* 1: BUILD_SOCKET in its directory leads to the daemon */
 	/* What holds the build's processes together: */
 	uint64_t cgroup;    /* 1: the last fd is the directory of its cgroup */
 	uint64_t max_procs; /* processes, where no cgroup counts them; 0 = none */
@@ -103,6 +117,13 @@ struct build_ids {
 	uint64_t mode;	    /* enum build_ids_mode */
 	uint64_t count;	    /* IDs in the slot; 1 for a plain build */
 	uint64_t host_base; /* for people only */
+};
+struct build_names {
+	struct strv names; /* base names of valid paths */
+};
+struct build_shown {
+	uint64_t ok;
+	char *error;
 };
 struct build_running {
 	uint64_t host_uid; /* the builder's uid as the host sees it */
@@ -146,6 +167,7 @@ struct build_hook {
 	uint64_t errors_apart; /* 1: only standard output goes to the file */
 };
 
+extern const struct layout build_names_layout, build_shown_layout;
 extern const struct layout build_hook_layout, build_start_layout, build_ids_layout, build_running_layout,
 	build_log_layout, build_end_layout, build_bye_layout;
 

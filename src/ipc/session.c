@@ -15,7 +15,7 @@ LAYOUT(session_client_layout, struct session_client,
        STRV(session_client, experimental_features), STR(session_client, state_dir),
        STR(session_client, log_dir), STR(session_client, system),
        STRV(session_client, substituters), U64(session_client, rights),
-       STRV(session_client, may_set));
+       STRV(session_client, may_set), U64(session_client, restricted));
 
 LOCAL_LAYOUT(setting_layout, struct session_setting,
        STR(session_setting, name), STR(session_setting, value));

@@ -36,12 +36,15 @@ enum session_msg {
 	SESSION_OPTIMISE,   /* empty -> EV_TEXT and EV_PROGRESS, then SESSION_DONE */
 	SESSION_TEMP_ROOTS, /* struct session_texts (base names) -> SESSION_DONE */
 	SESSION_COLLECT,    /* struct session_collect -> events, then SESSION_COLLECTED */
+	SESSION_ALLOWED,    /* of a build; struct session_texts (base names; none: all there are) ->
+			     * SESSION_ALLOWED_ARE */
 
 	/* core -> session: answers */
 	SESSION_DONE = 32, /* struct session_done */
 	SESSION_ROOTS,	   /* struct session_roots */
 	SESSION_BUILT,	   /* struct session_built */
 	SESSION_COLLECTED, /* struct session_collected */
+	SESSION_ALLOWED_ARE, /* struct session_texts: those that are allowed */
 
 	/* core -> session: events while a SESSION_BUILD is open; id is that of the request */
 	SESSION_EV_STARTED = 48, /* struct session_ev_build; fds: the log, read-only, plain text */
@@ -88,6 +91,9 @@ struct session_client {
 	struct strv substituters;  /* configured, plus trusted-substituters: for warnings */
 	uint64_t rights;	   /* enum session_right: for early refusals */
 	struct strv may_set;	   /* settings it may override besides upstream's: for warnings */
+	/* 1: the client is a build (session/nest.c): it knows of no path but those that
+	 * SESSION_ALLOWED tells. */
+	uint64_t restricted;
 };
 
 /* What op 19 (SetOptions) said. The core applies only what the client's trust allows. */

@@ -123,6 +123,8 @@ static void give_back(struct session *s)
 	s->pending = NULL;
 	smap_done(&s->pending_paths);
 	s->pending_paths = (struct smap){};
+	smap_done(&s->allowed);
+	s->allowed = (struct smap){};
 	(void)malloc_trim(0);
 }
 
@@ -182,6 +184,7 @@ void session_done(struct session *s)
 		pending_drop(&s->pending[i]);
 	free(s->pending);
 	smap_done(&s->pending_paths);
+	smap_done(&s->allowed);
 	free(s->batch_error);
 	store_close(s);
 	buf_done(&s->out.b);

@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "base/log.h"
+#include "session/nest.h"
 #include "session/ops.h"
 #include "wire/handshake.h"
 
@@ -84,7 +85,7 @@ static int serve_op(struct session *s, uint64_t number, struct err *e)
 		if (r)
 			return r;
 	}
-	return op->run(s, e);
+	return s->client.restricted ? nest_run(s, op, e) : op->run(s, e);
 }
 
 /* One request. 0: go on. */

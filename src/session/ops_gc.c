@@ -208,6 +208,12 @@ int op_collect_garbage(struct session *s, struct err *e)
 		return r;
 	if (c.o.ignore_liveness && !client_may(s, RIGHT_IGNORE_LIVENESS))
 		return err_set(e, OP_FAILED, "you are not allowed to ignore liveness");
+	if (s->client.restricted) { /* as upstream: nothing happens */
+		answer_begin(s);
+		for (int i = 0; i < 3; i++)
+			wire_put_u64(&s->out, 0);
+		return 0;
+	}
 	r = run(s, &c);
 	if (!r && !c.end.ok)
 		r = err_set(e, OP_FAILED, "%s", c.end.error);

@@ -113,6 +113,9 @@ int op_nar_from_path(struct session *s, struct err *e)
 		return r;
 	request_read(s);
 	r = store_valid(s, &p, e);
+	if (r == DB_ABSENT && s->client.restricted)
+		return err_set(e, OP_FAILED, "cannot dump unknown path '%s/%s' in recursive Nix",
+			       s->client.store_dir, p.base);
 	if (r)
 		return r == DB_ABSENT ? store_not_valid(s, &p, e) : r;
 	store_release(s); /* a dump may take long */

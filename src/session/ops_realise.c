@@ -2,6 +2,7 @@
  * 43). The answer comes from the database; what a client registers is the core's to believe. */
 #include <string.h>
 
+#include "session/nest.h"
 #include "session/ops.h"
 #include "wire/json.h"
 
@@ -168,6 +169,8 @@ int op_register_drv_output(struct session *s, struct err *e)
 	int r = by_path(s) ? get_by_path(s, &row, &path, e) : get_by_hash(s, &row, &path, e);
 	if (r)
 		return r;
+	if (s->client.restricted)
+		return err_set(e, OP_FAILED, "registerDrvOutput");
 	row.path = path.base;
 	r = core_send(s, SESSION_REALISATION, &session_realisation_layout, &row, &msg);
 	r = r ?: core_wait_done(s, msg, e);
@@ -239,6 +242,8 @@ int op_query_realisation(struct session *s, struct err *e)
 	r = here && session_has(s, "ca-derivations")
 		    ? db_realisation(s->db, hash, output, &s->arena, &row)
 		    : DB_ABSENT;
+	if (r == 0)
+		r = nest_allows(s, &row.path);
 	if (r < 0)
 		return store_fail(e, r, "cannot read the store's database");
 	if (r == 0 && !by_path(s) && wire_gate(s->version, GATE_REALISATION_JSON))

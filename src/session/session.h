@@ -69,6 +69,7 @@ struct session {
 	bool settling;
 	uint32_t next_id;
 	uint64_t next_activity, next_spool;
+	struct smap allowed; /* of a build: base names that nest_allows() has allowed */
 };
 
 /* conn.c */

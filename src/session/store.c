@@ -8,7 +8,7 @@
 
 #include "base/fd.h"
 #include "drv/drv.h"
-#include "session/session.h"
+#include "session/nest.h"
 #include "wire/derived.h"
 
 int too_large(struct err *e)
@@ -54,7 +54,10 @@ void store_close(struct session *s)
 
 int store_valid(struct session *s, const struct store_path *p, struct err *e)
 {
-	int r = store_db(s, e);
+	int r = nest_allows(s, p);
+
+	if (!r)
+		r = store_db(s, e);
 	if (r)
 		return r;
 	r = db_path_valid(s->db, p);
@@ -65,7 +68,9 @@ int store_info(struct session *s, const struct store_path *p, struct wire_info *
 {
 	struct path_info i;
 
-	int r = store_db(s, e);
+	int r = nest_allows(s, p);
+	if (!r)
+		r = store_db(s, e);
 	if (r)
 		return r;
 	r = db_path_info(s->db, p, &s->arena, &i);
@@ -84,6 +89,8 @@ int store_info(struct session *s, const struct store_path *p, struct wire_info *
 		.ca = i.ca,
 	};
 	memcpy(ret->nar_hash, i.nar_hash, sizeof(ret->nar_hash));
+	if (s->client.restricted)
+		nest_censor(ret);
 	return 0;
 }
 
@@ -109,7 +116,10 @@ int store_drv(struct session *s, const struct store_path *p, struct arena *a, st
 	if (!store_path_is_drv(p))
 		return err_set(e, OP_FAILED, "path '%s/%s' is not a derivation",
 			       s->client.store_dir, p->base);
-	int r = read_file_at(s->store, p->base, DRV_MAX, &text, &len);
+	int r = nest_allows(s, p);
+	if (r)
+		return r == DB_ABSENT ? store_not_valid(s, p, e) : r;
+	r = read_file_at(s->store, p->base, DRV_MAX, &text, &len);
 	if (r == -ENOENT)
 		return err_set(e, OP_FAILED, "path '%s/%s' does not exist", s->client.store_dir,
 			       p->base);
@@ -160,6 +170,8 @@ static int look_up_outputs(struct session *s, const struct drv *d, struct strv *
 
 		r = known ? db_realisation(s->db, hash, d->outputs.v[i].name, &s->arena, &row)
 			  : DB_ABSENT;
+		if (!r)
+			r = nest_allows(s, &row.path);
 		if (r < 0)
 			return store_fail(e, r, "cannot read the store's database");
 		if (r == 0)
@@ -176,8 +188,14 @@ int store_outputs(struct session *s, const struct store_path *p, struct strv *re
 		  struct strv *ret_paths, struct err *e)
 {
 	struct drv d;
-	int r = store_db(s, e);
+	int r = nest_allows(s, p);
 
+	if (r == DB_ABSENT)
+		return err_set(e, OP_FAILED,
+			       "cannot query output map for unknown path '%s/%s' in recursive Nix",
+			       s->client.store_dir, p->base);
+	if (!r)
+		r = store_db(s, e);
 	if (r)
 		return r;
 	r = db_drv_outputs(s->db, p, &s->arena, ret_names, ret_paths);
