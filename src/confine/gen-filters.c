@@ -271,6 +271,42 @@ static void print_index(void)
 	printf("};\n");
 }
 
+static void print_text(const char *name, const char *text)
+{
+	if (text)
+		printf(", .%s = \"%s\"", name, text);
+}
+
+/* What seal.c needs of a line. The rules stay here: as data of every process, whose pointers are
+ * set at its start, they would cost each of them more memory than all else that it writes to. */
+static void print_seal(int i)
+{
+	const struct profile *p = &confine_profiles[i];
+
+	printf("\t[%d] = { .caps = %#llxULL, .passes_no_caps_on = %d, .dumpable = %d,\n", i,
+	       (unsigned long long)p->caps, p->passes_no_caps_on, p->dumpable);
+	printf("\t\t.privileged_children = %d, .signals = %d, .n_places = %zu, .places = {",
+	       p->privileged_children, p->signals, p->n_places);
+	for (size_t k = 0; k < p->n_places; k++) {
+		const struct place *at = &p->places[k];
+
+		printf(" { .fd = %d, .work = %d, .optional = %d", at->fd, at->work, at->optional);
+		print_text("path", at->path);
+		printf(" },");
+	}
+	printf(" }");
+	print_text("process", p->process);
+	printf(" },\n");
+}
+
+static void print_seals(void)
+{
+	printf("const struct profile confine_seals[N_PROFILES] = {\n");
+	for (int i = 0; i < N_PROFILES; i++)
+		print_seal(i);
+	printf("};\n");
+}
+
 int main(int argc, char **argv)
 {
 	uint32_t arch = argc > 1 ? seccomp_arch_resolve_name(argv[1]) : seccomp_arch_native();
@@ -286,6 +322,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < 2 * N_BUILDERS; i++)
 		print_builder(i / 2, i % 2, arch);
 	print_index();
+	print_seals();
 	if (fflush(stdout) || ferror(stdout))
 		err(1, "writing the filters");
 	return 0;

@@ -1,6 +1,6 @@
 /* Who may do what: the one table of profiles, and the groups of system calls it is made of.
  * Read the table at the end first. It states intentions only: gen-filters.c compiles it at build
- * time, seal.c applies it. Linked by every process that seals itself; nothing here does anything.
+ * time, seal.c applies it. Linked by the generator and by print-profiles; nothing here does anything.
  */
 #include "confine/rules.h"
 

@@ -1,5 +1,5 @@
-/* The shape of the table of profiles. Read by the generator (system calls) and by seal.c
- * (everything else); nobody else includes it. */
+/* The shape of the table of profiles. Read by the generator, which prints what seal.c
+ * needs of it; nobody else includes it. */
 #pragma once
 
 #include <linux/filter.h>
@@ -57,8 +57,8 @@ struct place {
 
 struct profile {
 	const char *process;
-	const char *starter; /* of ours: its filter is inherited, this one comes on top */
-	uint64_t caps; /* kept: effective and permitted; the bounding set is cut to them */
+	const char *starter;	/* of ours: its filter is inherited, this one comes on top */
+	uint64_t caps;		/* kept: effective and permitted; the bounding set is cut to them */
 	bool passes_no_caps_on; /* the bounding set is cut to nothing */
 	bool dumpable;
 	bool privileged_children; /* children may gain privilege by exec: no no_new_privs, no locked
@@ -66,8 +66,8 @@ struct profile {
 	/* Landlock, where the kernel has it (wall.c). Without places there is no wall. */
 	struct place places[PLACES_MAX];
 	size_t n_places;
-	bool signals;	     /* may signal processes outside of the wall */
-	bool network;	     /* may connect to whom it likes */
+	bool signals; /* may signal processes outside of the wall */
+	bool network; /* may connect to whom it likes */
 	/* CLONE_NEW*: those it has made, or was born in, before it seals itself; all others are the
 	 * machine's. Nothing applies this: test_seals.py holds running processes against it. */
 	unsigned int namespaces;
@@ -84,9 +84,12 @@ int confine_wall(const struct profile *p, struct err *e);
 
 enum { N_PROFILES = CONFINE_NAMES + 1, N_BUILDERS = CONFINE_BUILDER_RANGE + 1 };
 
+/* The tables; on the building machine, and in print-profiles. */
 extern const struct profile confine_profiles[N_PROFILES];
 extern const struct profile confine_builders[N_BUILDERS];
 
-/* Generated at build time from the above. */
+/* Generated at build time from the above. The first are the profiles without their rules and what
+ * only tests read. */
+extern const struct profile confine_seals[N_PROFILES];
 extern const struct sock_fprog confine_filters[N_PROFILES];
 extern const struct sock_fprog confine_builder_programs[N_BUILDERS][2]; /* [][i386 sockets?] */

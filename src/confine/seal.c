@@ -154,7 +154,7 @@ static int keep_memory(const struct profile *p, struct err *e)
 
 int confine_seal(enum confine_profile profile, struct err *e)
 {
-	const struct profile *p = &confine_profiles[profile];
+	const struct profile *p = &confine_seals[profile];
 	bool bounded = false;
 	int r = keep_memory(p, e);
 

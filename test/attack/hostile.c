@@ -116,7 +116,7 @@ static void serve(void)
 			a[0] = number();
 			r = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 			if (r == 0)
-				r = confine_wall(&confine_profiles[a[0]], &e);
+				r = confine_wall(&confine_seals[a[0]], &e);
 			break;
 		default:
 			_exit(2);
