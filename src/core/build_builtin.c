@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/fd.h"
 #include "core/build_builtin.h"
@@ -76,14 +77,23 @@ static void put_program(struct builder *b)
 	put(b, arena_strdup(b->a, INSIDE));
 }
 
+static bool begins_with(const char *text, const char *begin)
+{
+	return !strncasecmp(text, begin, strlen(begin));
+}
+
 /* The passwords lie in the build directory, where no other program of this build looks, and are
- * deleted with it. */
+ * deleted with it. A URL could name them there: one that
+ * asks no server gets none. */
 static void put_netrc(struct builder *b)
 {
-	const char *path = b->in->netrc_file;
+	const char *path = b->in->netrc_file, *url = value_of(b->s, "url");
 	_cleanup_free_ char *text = NULL;
 	size_t len;
 
+	if (!url || !(begins_with(url, "http://") || begins_with(url, "https://") ||
+		      begins_with(url, "ftp://") || begins_with(url, "ftps://")))
+		return;
 	if (!path || !*path || read_file_at(AT_FDCWD, path, NETRC_MAX, &text, &len) < 0)
 		return; /* absent is the usual case */
 	append(b, &b->s->files.v, &b->s->files.n, "netrc", arena_strdup(b->a, text));
@@ -106,6 +116,32 @@ static void put_mirrors(struct builder *b)
 	put_pair(b, "mirrors", all);
 	put_pair(b, "mirror-hash",
 		 arena_printf(b->a, "%s/%s", hash_algo_name(d->fixed.hash.algo), hex));
+}
+
+static bool is_proxy(const char *name)
+{
+	static const char *const names[] = { "http_proxy", "https_proxy", "ftp_proxy", "all_proxy",
+					     "no_proxy" };
+
+	for (size_t i = 0; i < ELEMENTS(names); i++)
+		if (!strcasecmp(name, names[i]))
+			return true;
+	return false;
+}
+
+/* Those that come from the daemon's environment. Upstream's program has no other either; one that
+ * the derivation chooses would be told passwords. */
+static void put_proxies(struct builder *b)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < b->s->env.n; i++) {
+		const struct build_pair v = b->s->env.v[i];
+
+		if (!is_proxy(v.name) || strv_has(&b->in->opts->impure_env_vars, v.name))
+			b->s->env.v[n++] = v;
+	}
+	b->s->env.n = n;
 }
 
 static bool is_one(const char *value)
@@ -138,6 +174,7 @@ static int fetchurl(struct builder *b, struct err *e)
 	put_number(b, "attempts", set->download_attempts);
 	put_mirrors(b);
 	put_netrc(b);
+	put_proxies(b);
 	return 0;
 }
 

@@ -152,8 +152,11 @@ static void set_options(CURL *c, const struct fetch *f, const char *url, char *e
 	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 1L);
 	curl_easy_setopt(c, CURLOPT_MAXREDIRS, (long)MAX_REDIRECTS);
-	/* A file is one of the sandbox's own. */
-	curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https,ftp,ftps,file");
+	/* A file is one of the sandbox's own, among which the passwords are. The mirrors were chosen
+	 * by the administrator. */
+	curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR,
+			 f->netrc && url == f->url ? "http,https,ftp,ftps"
+						   : "http,https,ftp,ftps,file");
 	curl_easy_setopt(c, CURLOPT_REDIR_PROTOCOLS_STR, "http,https,ftp,ftps");
 	curl_easy_setopt(c, CURLOPT_SSL_VERIFYPEER, 1L);
 	curl_easy_setopt(c, CURLOPT_SSL_VERIFYHOST, 2L);

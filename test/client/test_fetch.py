@@ -200,6 +200,29 @@ def test_passwords_go_to_their_host_alone(daemon):
     assert not kept, kept
 
 
+def test_passwords_are_not_what_is_fetched(daemon):
+    """They lie in the build directory, which a URL can name; whoever sees a build's output sees what it says."""
+    text = b"machine elsewhere.example login me password secret\n"
+    (daemon.etc / "netrc").write_bytes(text)
+    for i, url in enumerate(("file:///build/netrc", "FILE:/build/netrc", "file://localhost/proc/self/cwd/netrc", "file:netrc")):
+        refused(daemon, drv(url, name=f"stolen-{i}", content=text), "unable to download")
+
+
+def test_passwords_are_not_kept(daemon):
+    (daemon.etc / "netrc").write_text("machine elsewhere.example login me password secret\n")
+    with server({}) as s:
+        r = daemon.nix_build(drv(f"{s.url}/x"), check=False, args=["--keep-failed"])
+        assert len(s.seen) == 1 and "keeping build directory" not in r.stderr
+
+
+def test_proxies_are_the_daemons(daemon):
+    """One that the derivation names would be told the passwords for the hosts behind it."""
+    with server({"/x": BODY}) as s, server({}) as proxy:
+        (daemon.etc / "netrc").write_text(f"machine {s.server_address[0]} login me password secret\n")
+        assert fetched(daemon, drv(f"{s.url}/x", extra=f'http_proxy = "{proxy.url}"; all_proxy = "{proxy.url}"; HTTP_PROXY = "{proxy.url}";')) == BODY
+        assert not proxy.seen and s.seen[0][1]["Authorization"].startswith("Basic ")
+
+
 @pytest.mark.parametrize("url", ["file:///etc/shadow", "file:///proc/1/environ", "scp://localhost/x", "gopher://localhost/x", "dict://localhost/x",
                                  "-o/tmp/x", "", "http://[", "file:///netrc", "http://\\r\\nX: y"])
 def test_hostile_urls(daemon, url):
