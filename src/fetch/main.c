@@ -1,6 +1,7 @@
 /* See fetch.h. */
 #include "fetch/fetch.h"
 
+#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +68,7 @@ int main(int argc, char **argv)
 	if (argc < 2)
 		return 2;
 	umask(022);
+	(void)setlocale(LC_CTYPE, "C.UTF-8"); /* or an archive's names in UTF-8 cannot be had */
 	if (!strcmp(argv[1], "fetchurl"))
 		r = run_fetchurl(argv + 2, &e);
 	else if (!strcmp(argv[1], "unpack-channel"))

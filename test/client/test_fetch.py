@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import tarfile
 import threading
+import zipfile
 
 import pytest
 
@@ -318,6 +319,15 @@ def test_channel(daemon, mode):
 def test_hostile_channels(daemon, members, text):
     refused(daemon, channel(daemon, members), text)
     assert not os.path.exists("/tmp/escaped")
+
+
+def test_channel_of_names_in_utf8(daemon):
+    p = daemon.base / "channel.zip"
+    with zipfile.ZipFile(p, "w") as z:
+        z.writestr("c/f\u00fcr.nix", "{ }")
+    r = daemon.nix_build('derivation { name = "channel"; system = "builtin"; builder = "builtin:unpack-channel"; channelName = "n"; '
+                         f'src = builtins.path {{ path = {p}; name = "c.zip"; }}; preferLocalBuild = true; }}')
+    assert os.listdir(os.fsencode(r.stdout.strip() + "/n")) == ["f\u00fcr.nix".encode()]
 
 
 def test_channel_names(daemon):
