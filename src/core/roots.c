@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/clock.h"
 #include "base/fd.h"
 #include "core/core.h"
 #include "core/known.h"
@@ -27,8 +28,11 @@ struct roots_query {
 	void *ctx;
 };
 
+struct round;
+
 struct roots_finder {
 	struct core *core;
+	struct round *round;		     /* an answer that is being told to those who asked */
 	struct roots_query *asked, *waiting; /* of the answer under way; of the next one */
 	struct tracer *tracer;
 };
@@ -41,7 +45,27 @@ struct list {
 	struct smap seen; /* target and name: a root may come twice */
 	struct smap own;  /* links of the user who asks */
 	size_t cap;
+	size_t at; /* of the round's roots */
 };
+
+struct owned_link {
+	const char *target;
+	uid_t owner;
+};
+
+/* An answer, and the temporary roots of that moment, for all who asked: one after the other, and a
+ * slice of time at a time. Anybody may hold a million of them, and each is looked for in the
+ * database. */
+struct round {
+	struct arena arena;
+	struct traced_root *roots;
+	struct owned_link *links;
+	size_t n_roots, n_links, cap;
+	struct list *list; /* the one being made */
+};
+
+enum { SLICE_USEC = 5000 };
+#define ROUND_BYTES (1ULL << 30)
 
 int roots_add_indirect(struct core *core, const char *path, const struct smap *held, struct err *e)
 {
@@ -93,13 +117,13 @@ static bool is_hidden(const struct list *l, const char *name)
 	return !smap_has(&l->own, name);
 }
 
-static int find_own(struct list *l, const struct traced *t)
+static int find_own(struct list *l, const struct round *round)
 {
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < t->n_links; i++)
-		if (t->links[i].owner_known && t->links[i].owner == l->q->uid)
-			r = smap_put(&l->own, t->links[i].target, l);
+	for (size_t i = 0; r == 0 && i < round->n_links; i++)
+		if (round->links[i].owner == l->q->uid)
+			r = smap_put(&l->own, round->links[i].target, l);
 	return r;
 }
 
@@ -156,49 +180,185 @@ static int add(struct list *l, const char *base, const char *name)
 	return 0;
 }
 
-static int add_temp(void *ctx, const char *base, pid_t pid)
+static int note_root(struct round *round, const char *base, const char *what)
+{
+	struct traced_root *to;
+
+	if (round->n_roots == round->cap) {
+		size_t cap = round->cap ? 2 * round->cap : 64;
+		struct traced_root *v = reallocarray(round->roots, cap, sizeof(*v));
+
+		if (!v)
+			return -ENOMEM;
+		round->roots = v;
+		round->cap = cap;
+	}
+	to = &round->roots[round->n_roots];
+	to->base = arena_strdup(&round->arena, base);
+	/* All of a session's have one name. */
+	to->what = round->n_roots && !strcmp(to[-1].what, what) ? to[-1].what
+								: arena_strdup(&round->arena, what);
+	if (!to->base || !to->what)
+		return -ENOMEM;
+	round->n_roots++;
+	return 0;
+}
+
+static int note_temp(void *ctx, const char *base, pid_t pid)
 {
 	char name[32];
 
 	snprintf(name, sizeof(name), "{temp:%d}", (int)pid);
-	return add(ctx, base, name);
+	return note_root(ctx, base, name);
 }
 
-static void answer(struct roots_query *q, const struct traced *t, const struct err *e)
+static void round_free(struct round *round)
 {
-	struct list l = { .q = q, .a = ARENA_INIT(SESSION_MSG_MAX), .ret.ok = 1 };
-	int r = t ? find_own(&l, t) : 0;
+	if (!round)
+		return;
+	free(round->roots);
+	arena_done(&round->arena);
+	free(round);
+}
 
-	for (size_t i = 0; t && r == 0 && i < t->n_roots; i++)
-		r = add(&l, t->roots[i].base, t->roots[i].what); /* what we hold comes below */
-	if (t && r == 0)
-		r = sessions_temp_roots(q->core->sessions, add_temp, &l);
-	if (!t || r < 0)
-		l.ret = (struct session_roots){
-			.error = (char *)(t ? "the list of roots is too large" : err_msg(e))
-		};
-	q->done(q->ctx, &l.ret);
-	smap_done(&l.seen);
-	smap_done(&l.own);
-	arena_done(&l.a);
+static int round_fill(struct round *round, struct core *core, const struct traced *t)
+{
+	int r = 0;
+
+	round->links = arena_array(&round->arena, t->n_links + 1, sizeof(*round->links));
+	if (!round->links)
+		return -ENOMEM;
+	for (size_t i = 0; i < t->n_links; i++) {
+		struct owned_link *to = &round->links[round->n_links];
+
+		if (!t->links[i].owner_known)
+			continue;
+		to->owner = t->links[i].owner;
+		to->target = arena_strdup(&round->arena, t->links[i].target);
+		if (!to->target)
+			return -ENOMEM;
+		round->n_links++;
+	}
+	for (size_t i = 0; r == 0 && i < t->n_roots; i++)
+		r = note_root(round, t->roots[i].base, t->roots[i].what);
+	return r ? r : sessions_temp_roots(core->sessions, note_temp, round);
+}
+
+static void list_free(struct list *l)
+{
+	if (!l)
+		return;
+	smap_done(&l->seen);
+	smap_done(&l->own);
+	arena_done(&l->a);
+	free(l->q);
+	free(l);
+}
+
+static void tell(struct roots_query *q, const struct session_roots *ret)
+{
+	if (q->done)
+		q->done(q->ctx, ret);
+}
+
+static void fail(struct roots_query *q, const char *error)
+{
+	tell(q, &(struct session_roots){ .error = (char *)error });
+}
+
+/* Everybody hears the same. */
+static void fail_all(struct roots_finder *f, const char *error)
+{
+	struct roots_query *q;
+
+	while ((q = f->asked)) {
+		f->asked = q->next;
+		fail(q, error);
+		free(q);
+	}
+}
+
+/* False when there is nobody left. */
+static bool begin_next(struct roots_finder *f)
+{
+	struct roots_query *q = f->asked;
+	struct list *l = q ? calloc(1, sizeof(*l)) : NULL;
+
+	if (!q)
+		return false;
+	f->asked = q->next;
+	if (!l) {
+		fail(q, "out of memory");
+		free(q);
+		return true;
+	}
+	*l = (struct list){ .q = q, .a = ARENA_INIT(SESSION_MSG_MAX), .ret.ok = 1 };
+	f->round->list = l;
+	return true;
+}
+
+enum { LOOK_MORE = 1 };
+
+/* 0, LOOK_MORE, or -errno. */
+static int look(struct list *l, const struct round *round, uint64_t until)
+{
+	int r = l->q->core->db ? 0 : -ESHUTDOWN;
+
+	if (r == 0 && l->at == 0)
+		r = find_own(l, round);
+	while (r == 0 && l->q->done && l->at < round->n_roots) {
+		const struct traced_root *t = &round->roots[l->at++];
+
+		r = add(l, t->base, t->what);
+		if (r == 0 && l->at < round->n_roots && now_usec() >= until)
+			r = LOOK_MORE;
+	}
+	return r;
 }
 
 static void ask(void *ctx);
 
+static void go_on(void *ctx)
+{
+	struct roots_finder *f = ctx;
+	uint64_t until = now_usec() + SLICE_USEC;
+
+	while (f->round->list || begin_next(f)) {
+		struct list *l = f->round->list;
+		int r = l ? look(l, f->round, until) : 0;
+
+		if (r == LOOK_MORE && loop_defer(f->core->loop, go_on, f) == 0)
+			return;
+		if (!l || r == LOOK_MORE)
+			continue;
+		f->round->list = NULL;
+		if (r < 0)
+			fail(l->q, "the list of roots is too large");
+		else
+			tell(l->q, &l->ret);
+		list_free(l);
+	}
+	round_free(TAKE_PTR(f->round));
+	if (f->waiting)
+		(void)loop_defer(f->core->loop, ask, f); /* no memory: the next question does it */
+}
+
 static void on_traced(void *ctx, struct traced *t, const struct err *e)
 {
 	struct roots_finder *f = ctx;
-	struct roots_query *q;
 
 	f->tracer = NULL;
-	while ((q = f->asked)) {
-		f->asked = q->next;
-		if (q->done)
-			answer(q, t, e);
-		free(q);
-	}
-	if (f->waiting)
-		(void)loop_defer(f->core->loop, ask, f); /* no memory: the next question does it */
+	f->round = calloc(1, sizeof(*f->round));
+	if (f->round)
+		f->round->arena = ARENA_INIT(ROUND_BYTES);
+	if (!t)
+		fail_all(f, err_msg(e));
+	else if (!f->round || round_fill(f->round, f->core, t) < 0)
+		fail_all(f, "the list of roots is too large");
+	if (f->round)
+		go_on(f);
+	else if (f->waiting)
+		(void)loop_defer(f->core->loop, ask, f);
 }
 
 static void ask(void *ctx)
@@ -206,7 +366,7 @@ static void ask(void *ctx)
 	struct roots_finder *f = ctx;
 	_cleanup_err_ struct err e = {};
 
-	if (f->tracer || !f->waiting)
+	if (f->tracer || f->round || !f->waiting)
 		return;
 	f->asked = TAKE_PTR(f->waiting);
 	if (tracer_start(f->core, on_traced, f, &f->tracer, &e) != 0)
@@ -250,6 +410,9 @@ void roots_free(struct roots_finder *f)
 	if (!f)
 		return;
 	tracer_cancel(f->tracer);
+	if (f->round)
+		list_free(f->round->list);
+	round_free(f->round);
 	while ((q = f->asked ? f->asked : f->waiting)) {
 		if (q == f->asked)
 			f->asked = q->next;

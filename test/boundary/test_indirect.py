@@ -1,9 +1,10 @@
-"""Indirect roots in places that do not answer, and many of them (operation 12)."""
+"""Indirect roots in places that do not answer, and many of them (operation 12); many temporary ones."""
 import os
 import pathlib
 import pwd
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -91,3 +92,36 @@ def test_what_is_remembered_is_limited(make_daemon, fuse):
         w.op(12, str(d.base / "here"))
         assert w.u64() == 1
     assert d.core.poll() is None
+
+
+def test_many_temporary_roots_are_looked_at_in_slices(make_daemon):
+    """Who has many, and asks for all roots again and again, holds up himself."""
+    d, n = make_daemon(), 150000
+    waits, stop = [], threading.Event()
+
+    def others():
+        with Worker(d.socket, timeout=60) as w:
+            for i in range(100000):
+                start = time.monotonic()
+                w.op(11, f"{d.store}/{i:032d}-y")
+                assert w.u64() == 1
+                waits.append(time.monotonic() - start)
+                if stop.wait(0.005):
+                    return
+
+    with Worker(d.socket, timeout=60) as w:
+        for at in range(0, n, 1000):
+            w.s.sendall(b"".join(u64(11) + string(f"{d.store}/{i:032d}-x") for i in range(at, at + 1000)))
+            for _ in range(1000):
+                w.finish()
+                assert w.u64() == 1
+        t = threading.Thread(target=others)
+        t.start()
+        start = time.monotonic()
+        w.op(14)
+        assert w.u64() == 0  # none of them exists
+        took = time.monotonic() - start
+        stop.set()
+        t.join()
+    # In one piece the longest wait is nearly all of it.
+    assert max(waits) < 0.1 + took / 2, (max(waits), took)
