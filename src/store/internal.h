@@ -13,6 +13,7 @@ enum { DB_SCHEMA_VERSION = 10, DB_CA_SCHEMA_VERSION = 3 };
 /* One row per statement in open.c. */
 enum db_stmt {
 	Q_INFO,
+	Q_INFO_OF_ID,
 	Q_ID,
 	Q_DERIVERS,
 	Q_OUTPUTS,
@@ -49,7 +50,7 @@ enum db_stmt {
 	DB_N_STMTS,
 };
 
-struct name;
+struct names;
 
 struct db {
 	sqlite3 *sql;
@@ -72,16 +73,16 @@ struct db {
 	db_writes writes; /* told before each transaction that writes */
 	void *writes_ctx;
 	/* names.c's: */
-	struct name *names;
+	struct names *names;
 	uint64_t data_version;
 	uint32_t names_state;
 	bool names_current; /* the state was looked at in this snapshot */
 };
 
-/* version.c: which schema a directory has, and who may change it. schema_enter takes big-lock, shared,
- * or exclusive when the schema is to be made or migrated, and says the number it found (0: none);
- * it refuses what neither we nor stock Nix can use. schema_leave writes our number down and gives
- * others the lock's other half back. For DB_READ there is no lock. */
+/* version.c: which schema a directory has, and who may change it. schema_enter takes big-lock,
+ * shared, or exclusive when the schema is to be made or migrated, and says the number it found (0:
+ * none); it refuses what neither we nor stock Nix can use. schema_leave writes our number down and
+ * gives others the lock's other half back. For DB_READ there is no lock. */
 int schema_enter(struct db *db, const char *db_dir, int dir_fd, int *ret_schema, struct err *e);
 int schema_leave(struct db *db, const char *db_dir, int dir_fd, int schema, struct err *e);
 /* The number of the tables of realisations, in a file of its own up to Nix 2.19; 0: none. */
@@ -96,8 +97,8 @@ int db_schema_create(sqlite3 *sql);
 int db_schema_migrate(sqlite3 *sql, int from);
 bool db_schema_has(sqlite3 *sql, const char *table, const char *column);
 
-/* The same for realisations, with the mark that upstream's migration leaves. Tables of the first form
- * (Nix 2.4, rows without an id) are brought to the present one. */
+/* The same for realisations, with the mark that upstream's migration leaves. Tables of the first
+ * form (Nix 2.4, rows without an id) are brought to the present one. */
 int db_schema_realisations(sqlite3 *sql);
 
 /* open.c. A reset statement without bindings, or NULL with *ret_err set to a negative errno. */
@@ -130,6 +131,10 @@ int db_name_of(struct db *db, uint64_t id, struct arena *a, char **ret);
 /* Those of several, added to a list; rows that are not there are left out. */
 int db_names_of_all(struct db *db, const uint64_t *ids, size_t n, struct arena *a,
 		    struct strv *ret);
+/* The other way: the row of a path, where it is remembered; DB_ABSENT says nothing about the path.
+ */
+int db_names_find(struct db *db, const char *base, uint64_t *ret);
+int db_names_keep(struct db *db, uint64_t id, const char *base);
 void db_names_done(struct db *db);
 
 /* The words of a text that is separated by spaces. */

@@ -17,10 +17,15 @@ struct name {
 	char *base;
 };
 
+struct names {
+	struct name by_id[NAMES];
+	uint32_t by_digest[NAMES]; /* places in by_id, where a name may be that has this digest */
+};
+
 void db_names_done(struct db *db)
 {
 	for (size_t i = 0; db->names && i < NAMES; i++)
-		free(db->names[i].base);
+		free(db->names->by_id[i].base);
 	free(db->names);
 	db->names = NULL;
 }
@@ -67,13 +72,65 @@ static struct name *place_of(struct db *db, uint64_t id)
 	if (db->mode != DB_READ || !db->in_snapshot)
 		return NULL;
 	if (!db->names)
-		db->names = calloc(NAMES, sizeof(*db->names)); /* without it: slower */
-	return db->names ? &db->names[id % NAMES] : NULL;
+		db->names = calloc(1, sizeof(*db->names)); /* without it: slower */
+	return db->names ? &db->names->by_id[id % NAMES] : NULL;
+}
+
+/* NULL: too short for a digest. */
+static uint32_t *digest_place(struct names *names, const char *base)
+{
+	uint64_t v;
+
+	if (strnlen(base, sizeof(v)) < sizeof(v))
+		return NULL;
+	memcpy(&v, base, sizeof(v));
+	return &names->by_digest[(v * 0x9e3779b97f4a7c15ULL) >> 32 & (NAMES - 1)];
 }
 
 static bool knows(const struct db *db, const struct name *n, uint64_t id)
 {
 	return n && n->base && n->id == id && n->state == db->names_state;
+}
+
+static void keep(struct db *db, struct name *n, uint64_t id, const char *base, size_t size)
+{
+	uint32_t *place = digest_place(db->names, base);
+
+	free(n->base);
+	*n = (struct name){ id, db->names_state, (uint32_t)size, malloc(size) };
+	if (n->base) /* else it is read again */
+		memcpy(n->base, base, size);
+	if (place)
+		*place = (uint32_t)(n - db->names->by_id);
+}
+
+int db_names_keep(struct db *db, uint64_t id, const char *base)
+{
+	struct name *n = place_of(db, id);
+	int r = n ? look_at_state(db) : 0;
+
+	if (n && r == 0 && !knows(db, n, id))
+		keep(db, n, id, base, strlen(base) + 1);
+	return r;
+}
+
+int db_names_find(struct db *db, const char *base, uint64_t *ret)
+{
+	const struct name *n;
+	uint32_t *place;
+	int r;
+
+	if (!db->names || db->mode != DB_READ || !db->in_snapshot)
+		return DB_ABSENT;
+	place = digest_place(db->names, base);
+	r = look_at_state(db);
+	if (r < 0)
+		return r;
+	n = place ? &db->names->by_id[*place] : NULL;
+	if (!n || !knows(db, n, n->id) || strcmp(n->base, base))
+		return DB_ABSENT;
+	*ret = n->id;
+	return 0;
 }
 
 static char *read_and_keep(struct db *db, uint64_t id, struct name *n, struct arena *a,
@@ -88,12 +145,8 @@ static char *read_and_keep(struct db *db, uint64_t id, struct name *n, struct ar
 	if (!base)
 		return NULL;
 	size = strlen(base) + 1;
-	if (n) {
-		free(n->base);
-		*n = (struct name){ id, db->names_state, (uint32_t)size, malloc(size) };
-		if (n->base) /* else it is read again */
-			memcpy(n->base, base, size);
-	}
+	if (n)
+		keep(db, n, id, base, size);
 	return arena_dup(a, base, size);
 }
 
@@ -113,9 +166,9 @@ int db_name_of(struct db *db, uint64_t id, struct arena *a, char **ret)
 int db_names_of_all(struct db *db, const uint64_t *ids, size_t n, struct arena *a, struct strv *ret)
 {
 	for (size_t i = 0; db->names && i < n; i++)
-		__builtin_prefetch(&db->names[ids[i] % NAMES]);
+		__builtin_prefetch(&db->names->by_id[ids[i] % NAMES]);
 	for (size_t i = 0; db->names && i < n; i++)
-		__builtin_prefetch(db->names[ids[i] % NAMES].base);
+		__builtin_prefetch(db->names->by_id[ids[i] % NAMES].base);
 	for (size_t i = 0; i < n; i++) {
 		char *base;
 		int r = db_name_of(db, ids[i], a, &base);

@@ -14,14 +14,13 @@
 #include "base/buf.h"
 #include "base/fd.h"
 
-enum {
-	BUSY_TIMEOUT_MSEC = 3 * 1000,
-	RECOVERY_TRIES = 2000
-};
+enum { BUSY_TIMEOUT_MSEC = 3 * 1000, RECOVERY_TRIES = 2000 };
 
 static const char *const texts[DB_N_STMTS] = {
 	[Q_INFO] = "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca "
 		   "from ValidPaths where path = ?",
+	[Q_INFO_OF_ID] = "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca "
+			 "from ValidPaths where id = ?",
 	[Q_ID] = "select id from ValidPaths where path = ?",
 	[Q_DERIVERS] = "select v.path from DerivationOutputs d join ValidPaths v on d.drv = v.id "
 		       "where d.path = ?",

@@ -30,9 +30,12 @@ void db_read_end(struct db *db)
 
 int db_id_of(struct db *db, const char *base, uint64_t *ret)
 {
-	int r = 0;
-	_cleanup_reset_ sqlite3_stmt *st = db_stmt(db, Q_ID, &r);
+	int r = db_names_find(db, base, ret);
+	_cleanup_reset_ sqlite3_stmt *st = NULL;
 
+	if (r != DB_ABSENT)
+		return r;
+	st = db_stmt(db, Q_ID, &r);
 	if (!st)
 		return r;
 	r = db_bind_path(db, st, 1, 0, base);
@@ -164,13 +167,18 @@ static int read_info_row(struct db *db, sqlite3_stmt *st, struct arena *a, struc
 
 int db_path_info(struct db *db, const struct store_path *p, struct arena *a, struct path_info *ret)
 {
-	int r = 0;
-	_cleanup_reset_ sqlite3_stmt *st = db_stmt(db, Q_INFO, &r);
 	struct path_info info = { .path = *p };
+	uint64_t id;
+	int r = db_names_find(db, p->base, &id);
+	bool known = r == 0;
+	_cleanup_reset_ sqlite3_stmt *st = NULL;
 
+	if (r < 0)
+		return r;
+	st = db_stmt(db, known ? Q_INFO_OF_ID : Q_INFO, &r);
 	if (!st)
 		return r;
-	r = db_bind_path(db, st, 1, 0, p->base);
+	r = known ? db_errno(sqlite3_bind_int64(st, 1, id)) : db_bind_path(db, st, 1, 0, p->base);
 	if (r)
 		return r;
 	r = db_step(st);
@@ -180,6 +188,8 @@ int db_path_info(struct db *db, const struct store_path *p, struct arena *a, str
 	/* The row's statement stays open meanwhile: row and references are of one snapshot. */
 	if (!r)
 		r = names_of(db, Q_REF_IDS, info.id, a, &info.refs);
+	if (!r && !known)
+		r = db_names_keep(db, info.id, p->base);
 	if (!r)
 		*ret = info;
 	return r;
@@ -194,7 +204,8 @@ int db_referrers(struct db *db, const struct store_path *p, struct arena *a, str
 		*ret = (struct strv){ 0 };
 	if (r)
 		return r == DB_ABSENT ? 0 : r;
-	return names_of(db, Q_ID_REFERRERS, id, a, ret);
+	r = names_of(db, Q_ID_REFERRERS, id, a, ret);
+	return r ? r : db_names_keep(db, id, p->base);
 }
 
 int db_valid_derivers(struct db *db, const struct store_path *p, struct arena *a, struct strv *ret)

@@ -56,6 +56,9 @@ static void test_forgets_names(void **state)
 		assert_int_equal(db_referrers(reader, now, &a, &list), 0);
 		assert_int_equal(list.n, 1);
 		assert_string_equal(list.v[0], y.base);
+		assert_int_equal(db_path_valid(reader, &x), i == 2 ? DB_ABSENT : 0);
+		assert_int_equal(db_path_info(reader, &x, &a, &info), i == 2 ? DB_ABSENT : 0);
+		assert_int_equal(db_path_valid(reader, &y), 0);
 		db_read_end(reader);
 		if (i == 1)
 			assert_int_equal(shell(out, sizeof(out),
@@ -97,6 +100,26 @@ static void test_many_names(void **state)
 	}
 	assert_int_equal(db_referrers(reader, &v[7].info.path, &a, &list), 0);
 	assert_int_equal(list.n, 2);
+	db_read_end(reader);
+}
+
+/* What is remembered is found by the digest; the whole name counts. */
+static void test_alike_names(void **state)
+{
+	_cleanup_arena_ struct arena a = ARENA_INIT(1 << 20);
+	struct store_path one = path_of('d', "one"), two = path_of('d', "two");
+	struct registration v[] = { reg_of(one, &a, NULL), reg_of(two, &a, NULL) };
+	_cleanup_(db_closep) struct db *writer = open_db(state, DB_WRITE),
+				       *reader = open_db(state, DB_READ);
+	struct path_info first, second, again;
+
+	register_ok(writer, v, 2);
+	assert_int_equal(db_read_begin(reader), 0);
+	assert_int_equal(db_path_info(reader, &one, &a, &first), 0);
+	assert_int_equal(db_path_info(reader, &two, &a, &second), 0);
+	assert_int_equal(db_path_info(reader, &one, &a, &again), 0);
+	assert_int_not_equal(first.id, second.id);
+	assert_int_equal(first.id, again.id);
 	db_read_end(reader);
 }
 
@@ -218,7 +241,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_sees_commits),	   T(test_cannot_write),   T(test_makes_no_file),
 		T(test_index_is_readonly), T(test_readonly_mount), T(test_forgets_names),
-		T(test_many_names),
+		T(test_many_names),	   T(test_alike_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
