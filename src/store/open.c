@@ -239,6 +239,12 @@ static int fail(struct db *db, int rc, const char *db_dir, struct err *e)
 			db_dir, text);
 	if (code == -EAGAIN)
 		return err_set(e, code, "SQLite database '%s/db.sqlite' is busy", db_dir);
+	if (code == -ENOENT && db->mode == DB_WRITE)
+		return err_set(
+			e, code,
+			"cannot open SQLite database '%s/db.sqlite': %s ('%s/schema' is there: put "
+			"the database back, or delete that as well to begin with an empty one)",
+			db_dir, text, db_dir);
 	return err_set(e, code, "cannot open SQLite database '%s/db.sqlite': %s", db_dir, text);
 }
 

@@ -223,6 +223,47 @@ def test_store_made_anew_under_the_daemon(one):
     assert os.path.isdir(path)
 
 
+@pytest.mark.parametrize("what", ["store", "state", "db", "store, not remade", "state, not remade", "everything by mv"])
+def test_a_part_made_anew_under_the_daemon(one, what):
+    """Noticed with the next connection: also by a client that was there, with a build, a collection and a second time."""
+    d = tree(one)
+    path = one.run("nix-store", "--add", d).stdout.strip()
+    for turn in range(2):
+        paths = {"store": [one.store], "state": [one.state], "db": [one.state / "db"],
+                 "everything by mv": [one.store, one.state]}[what.split(",")[0]]
+        for p in paths:
+            if "mv" in what:
+                os.rename(p, f"{p}.{turn}")
+            else:
+                subprocess.run(f"chmod -R u+w {p}; rm -rf {p}", shell=True, check=True)
+            if "not" not in what:
+                p.mkdir()
+                subprocess.run(["chown", DAEMON, str(p)], check=True)
+        r = one.run("nix-store", "--check-validity", path, check=False)
+        # Without the files, as the stock daemon has it: rows are believed.
+        assert (r.returncode == 0) == what.startswith("store"), r.stderr
+        (d / "file").chmod(0o644)
+        (d / "file").write_text(f"turn {turn}\n")
+        fresh = one.run("nix-store", "--add", d).stdout.strip()
+        assert os.path.isdir(fresh)
+        out = one.nix_build(f'sh "built{turn}" "echo ok > $out"').stdout.strip()
+        assert open(out).read() == "ok\n"
+        one.run("nix-store", "--gc", user="root")
+        assert not os.path.exists(fresh) and not os.path.exists(out)
+        path = one.run("nix-store", "--add", d).stdout.strip()
+        assert one.core.poll() is None
+
+
+def test_no_database_but_its_schema(one):
+    """Not taken for an empty store: the next collection would delete everything."""
+    path = one.run("nix-store", "--add", tree(one)).stdout.strip()
+    for f in (one.state / "db").glob("db.sqlite*"):
+        f.unlink()
+    one.run("nix-store", "--check-validity", path, check=False)
+    one.core.wait(10)
+    assert "put the database back" in one.tail() and os.path.isdir(path)
+
+
 def test_refused_user(make_daemon):
     daemon = make_daemon("single", f"allowed-users = {ALICE}\n")
     d = tree(daemon)
