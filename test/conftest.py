@@ -305,10 +305,10 @@ def binaries(request, tmp_path_factory):
 def make_daemon(binaries, users):
     made = []
 
-    def make(mode="broker", conf="", start=True, user=DAEMON):
+    def make(mode="broker", conf="", start=True, user=DAEMON, where="/tmp"):
         if mode == "subid" and not shutil.which("newuidmap"):
             pytest.skip("newuidmap is not installed (package uidmap)")
-        base = tempfile.mkdtemp(prefix="airplant-", dir="/tmp")
+        base = tempfile.mkdtemp(prefix="airplant-", dir=where)
         d = Daemon(base, binaries, users | {user: ensure_user(user)}, mode, conf, user)
         made.append(d)
         return d.start() if start else d

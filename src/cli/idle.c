@@ -1,16 +1,17 @@
 /* See idle.h. */
 #include "cli/idle.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 
 #include "base/fd.h"
 
-enum { UNIX_TEXT_MAX = 64 << 20 };
+enum { UNIX_TEXT_MAX = 64 << 20, STATUS_MAX = 64 << 10 };
 
 /* The descriptor is kept on purpose: the lock is the process's. */
 static int take(int dir, const char *name, const char *state, struct err *e)
@@ -68,17 +69,44 @@ int idle_check_socket(const char *socket, struct err *e)
 	return 0;
 }
 
+/* One that has ended, and that nobody has asked about yet, does nothing any more. */
+static bool is_running_as(int proc, const char *pid, const uid_t *uids, size_t n, uid_t *ret)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[NAME_MAX + 16];
+	const char *state, *ids;
+	unsigned int uid;
+
+	snprintf(path, sizeof(path), "%s/status", pid);
+	if (read_file_at(proc, path, STATUS_MAX, &text, NULL) < 0)
+		return false; /* gone meanwhile */
+	state = strstr(text, "\nState:\t");
+	ids = strstr(text, "\nUid:\t");
+	if (!state || !ids || strchr("ZX", state[8]) || sscanf(ids, "\nUid:\t%u", &uid) != 1)
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (uids[i] == uid && uid != 0) {
+			*ret = uid;
+			return true;
+		}
+	return false;
+}
+
 int idle_check_users(const uid_t *uids, size_t n, struct err *e)
 {
-	for (size_t i = 0; i < n; i++) {
-		if (uids[i] == 0)
-			continue;
-		errno = 0;
-		(void)getpriority(PRIO_USER, uids[i]); /* -1 is a priority too */
-		if (errno != ESRCH)
-			return err_set(e, -EBUSY,
-				       "processes of uid %u run: a daemon or a build is not over",
-				       (unsigned int)uids[i]);
-	}
-	return 0;
+	DIR *proc = opendir("/proc");
+	struct dirent *de;
+	uid_t uid;
+	int r = 0;
+
+	if (!proc)
+		return err_errno(e, -errno, "looking for processes");
+	while (r == 0 && (de = readdir(proc)))
+		if (de->d_name[0] >= '0' && de->d_name[0] <= '9' &&
+		    is_running_as(dirfd(proc), de->d_name, uids, n, &uid))
+			r = err_set(e, -EBUSY,
+				    "process %s of uid %u runs: a daemon or a build is not over",
+				    de->d_name, (unsigned int)uid);
+	closedir(proc);
+	return r;
 }
