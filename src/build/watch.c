@@ -75,6 +75,15 @@ static void end_build(struct watch *w, enum verdict verdict)
 	cgroup_kill(w->b);
 }
 
+/* As upstream, that is the builder's end. One that exits has its exit status by then: the kernel
+ * closes its files later than that. */
+static void hung_up(struct watch *w)
+{
+	w->terminal_open = false;
+	if (w->set_up && w->b->pidfd >= 0)
+		(void)syscall(SYS_pidfd_send_signal, w->b->pidfd, SIGKILL, NULL, 0);
+}
+
 static void read_terminal(struct watch *w, uint64_t now)
 {
 	char data[16 * 1024];
@@ -87,7 +96,7 @@ static void read_terminal(struct watch *w, uint64_t now)
 		if (n <= 0) {
 			/* EIO: no process holds the other side open any more. */
 			if (n == 0 || errno != EAGAIN)
-				w->terminal_open = false;
+				hung_up(w);
 			return;
 		}
 		w->last_output_usec = now;
@@ -315,8 +324,8 @@ static int print_failure(struct build *b, bool full, struct buf *t)
 	for (size_t i = 0; r == 0 && i < known; i++)
 		r = buf_printf(t, "\n  " C_MAGENTA "%s/%s" C_NORMAL, s->store_dir, sorted[i].path);
 	if (r == 0 && (r = logfile_quote(b->log, t)) == 1)
-		r = buf_printf(t, "For full logs, run:\n  " C_BOLD "nix-store -l %s/%s" C_NORMAL,
-			       s->store_dir, s->drv);
+		r = buf_printf(t, "For full logs, run:\n  " C_BOLD "%s %s/%s" C_NORMAL,
+			       s->nix_log ? "nix log" : "nix-store -l", s->store_dir, s->drv);
 	if (r == 0 && b->net_missing)
 		r = buf_printf(t, "\nnote: this build had no network: %s", b->net_missing);
 	if (r == 0 && full)

@@ -433,6 +433,7 @@ int build_env_make(const struct build_env_input *in, struct arena *a, struct bui
 		.max_log_bytes = set->max_build_log_size,
 		.log_lines = set->log_lines,
 		.compress_log = set->keep_build_log && set->compress_build_log,
+		.nix_log = strv_has(&set->experimental_features, "nix-command"),
 		.keep_failed = set->keep_failed,
 		.check = in->check,
 		.recursive = strv_has_sorted(&in->opts->required_features, FEATURE_RECURSIVE),

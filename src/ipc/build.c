@@ -29,6 +29,7 @@ LAYOUT(build_start_layout, struct build_start,
        U64(build_start, nested),
        U64(build_start, timeout_sec), U64(build_start, max_silent_sec),
        U64(build_start, max_log_bytes), U64(build_start, log_lines),
+       U64(build_start, nix_log),
        U64(build_start, compress_log), U64(build_start, keep_failed), U64(build_start, check),
        U64(build_start, recursive), U64(build_start, cgroup), U64(build_start, max_procs));
 

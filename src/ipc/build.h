@@ -104,6 +104,7 @@ struct build_start {
 	/* limits; 0 = none */
 	uint64_t timeout_sec, max_silent_sec, max_log_bytes;
 	uint64_t log_lines;    /* lines of the log's end that a failure quotes */
+	uint64_t nix_log;      /* 1: which says "nix log", not "nix-store -l" */
 	uint64_t compress_log; /* 1: bzip2 into the second fd */
 	uint64_t keep_failed;
 	uint64_t check; /* --check: outputs are compared by the core, not registered */
