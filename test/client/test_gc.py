@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import ALICE, BOB, DAEMON
+from conftest import ALICE, BOB, DAEMON, REPO
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "boundary"))
 from worker import Refused, Worker, nar, strings  # noqa: E402
@@ -245,6 +245,14 @@ def test_without_a_complete_answer_nothing_goes(traced):
         assert r.returncode != 0 and "garbage is not collected" in r.stderr, (what, r.stderr)
         assert os.path.exists(dead), what
     assert "/secret" in daemon.tail()
+    # An answer of a real tracer's, cut short. (At every byte: test/unit/core/test_tracer.c.)
+    whole = (REPO / "test/data/roots-answer").read_bytes()
+    with Worker(daemon.socket) as w:
+        for n in range(0, len(whole), 23):
+            tracer.answer = whole[:n]
+            with pytest.raises(Refused, match="garbage is not collected"):
+                collect(w, DELETE)
+            assert os.path.exists(dead), n
     tracer.answer = [stream()[i:i + 1] for i in range(len(stream()))]  # slow is no failure
     daemon.run("nix-store", "--gc")
     assert not os.path.exists(dead)
