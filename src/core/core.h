@@ -15,6 +15,7 @@ struct trash;
 struct place;
 struct goals;
 struct sessions;
+struct listener;
 struct durable;
 struct jail;
 struct keyring;
@@ -57,6 +58,7 @@ struct core {
 	struct place *place;
 	struct goals *goals;
 	struct sessions *sessions;
+	struct listener *listener;
 	struct durable *durable;
 	struct jail *jail;
 	struct gc *gc;

@@ -127,8 +127,7 @@ static int refusal(struct buf *b, const char *text)
 	return r ? r : put_u64(b, 0); /* no traces */
 }
 
-/* Takes fd over. */
-static void refuse(struct listener *l, int fd, const char *text)
+void listener_refuse(struct listener *l, int fd, const char *text)
 {
 	_cleanup_buf_ struct buf b = BUF_INIT(4096);
 	struct refused *r;
@@ -219,7 +218,7 @@ static void on_names(void *ctx, const struct names *names, const char *why)
 		snprintf(text, sizeof(text), "cannot find out who uid %u is: %s",
 			 (unsigned int)n->peer.uid, why);
 		entrant_free(n);
-		refuse(l, fd, text);
+		listener_refuse(l, fd, text);
 		return;
 	}
 	r = peer_groups(&l->core->settings, &groups);
@@ -238,7 +237,7 @@ static void on_names(void *ctx, const struct names *names, const char *why)
 	if (r == 0 && !p.allowed) {
 		snprintf(text, sizeof(text),
 			 "user '%.200s' is not allowed to connect to the Nix daemon", p.name);
-		refuse(l, fd, text);
+		listener_refuse(l, fd, text);
 	} else {
 		if (r < 0)
 			log_warn("looking at a client: %s", strerror(-r));
@@ -272,9 +271,7 @@ static void admit(struct listener *l, int fd)
 		close(fd);
 		return;
 	}
-	*n = (struct entrant){
-		.listener = l, .fd = fd, .next = l->entrants, .link = &l->entrants
-	};
+	*n = (struct entrant){ .listener = l, .fd = fd, .next = l->entrants, .link = &l->entrants };
 	if (n->next)
 		n->next->link = &n->next;
 	l->entrants = n;
@@ -428,7 +425,9 @@ int listener_new(struct core *core, struct listener **ret, struct err *e)
 
 	if (!l)
 		return err_set(e, -ENOMEM, "out of memory");
-	*l = (struct listener){ .core = core, .fd = -1, .desk = names_desk_new(core->loop, NAMES_WAIT_USEC) };
+	*l = (struct listener){ .core = core,
+				.fd = -1,
+				.desk = names_desk_new(core->loop, NAMES_WAIT_USEC) };
 	l->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	l->fd = passed_fd();
 	if (l->fd < 0)
@@ -441,6 +440,7 @@ int listener_new(struct core *core, struct listener **ret, struct err *e)
 		listener_free(l);
 		return r;
 	}
+	core->listener = l;
 	*ret = l;
 	return 0;
 }
@@ -462,6 +462,7 @@ void listener_free(struct listener *l)
 {
 	if (!l)
 		return;
+	l->core->listener = NULL;
 	names_desk_free(l->desk);
 	while (l->entrants) {
 		close(l->entrants->fd);

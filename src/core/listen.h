@@ -14,5 +14,7 @@ int listener_new(struct core *core, struct listener **ret, struct err *e);
 struct names_desk *listener_desk(struct listener *l);
 /* Clients are accepted from now on. */
 int listener_start(struct listener *l, struct err *e);
+/* The client reads why it is not served, and its connection is closed. Takes fd over. */
+void listener_refuse(struct listener *l, int fd, const char *text);
 /* Closes; removes the socket file if it made it. */
 void listener_free(struct listener *l);

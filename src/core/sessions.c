@@ -17,7 +17,9 @@
 #include "base/log.h"
 #include "core/gc.h"
 #include "core/jail.h"
+#include "core/listen.h"
 #include "core/nest.h"
+#include "core/reserve.h"
 #include "core/session_state.h"
 #include "core/spool.h"
 #include "core/tracer.h"
@@ -364,6 +366,18 @@ static int session_start(struct sessions *ss, struct session **ret, struct err *
 	return 0;
 }
 
+/* Whoever is to make room on a full disk has to get in: what is kept for that is given free. */
+static int session_start_hard(struct sessions *ss, struct session **ret, struct err *e)
+{
+	int r = session_start(ss, ret, e);
+
+	if (r != -ENOSPC && r != -EDQUOT)
+		return r;
+	reserve_drop(ss->core);
+	err_done(e);
+	return session_start(ss, ret, e);
+}
+
 static void refill(void *ctx)
 {
 	struct sessions *ss = ctx;
@@ -452,11 +466,11 @@ static void serve_now(struct sessions *ss, int fd, struct peer *peer)
 	if (s) {
 		s->spare = false;
 		ss->n_spares--;
-	} else if (session_start(ss, &s, &e) < 0) {
-		log_error("%s", err_msg(&e));
+	} else if (session_start_hard(ss, &s, &e) < 0) {
+		(void)err_prefix(&e, "the daemon cannot serve you now: ");
 		account_close(&ss->accounts, peer->uid);
 		drop_peer(peer);
-		close(fd);
+		listener_refuse(ss->core->listener, fd, err_msg(&e));
 		return;
 	}
 	s->assigned = true;

@@ -21,10 +21,11 @@
 enum {
 	RECORD = STORE_DIGEST_LEN + 8,
 	WRITE_USEC = 5 * 1000 * 1000,
-	PENDING_MAX = 1 << 20, /* bytes that wait to be written */
-	FILE_MAX = 256 << 20,  /* then another is begun */
-	CHUNK = 1024 * RECORD, /* read at once */
-	SPARE = 1 << 20,       /* not worth writing a file anew */
+	PENDING_MAX = 1 << 20,	  /* bytes that wait to be written */
+	FILE_MAX = 256 << 20,	  /* then another is begun */
+	CHUNK = 1024 * RECORD,	  /* read at once */
+	NOTED_FREELY = 64 * 1024, /* in an hour; beyond that, valid paths alone */
+	SPARE = 1 << 20,	  /* not worth writing a file anew */
 };
 
 struct used {
@@ -132,6 +133,16 @@ static bool is_new(const struct used *u, const char *digest, uint32_t *user)
 	return true;
 }
 
+/* Anybody may hold what does not exist. There are only so many that do. */
+static bool is_one_too_many(const struct used *u, const char *base)
+{
+	struct store_path path;
+
+	return u->noted.n >= NOTED_FREELY && u->core->db &&
+	       (store_path_parse_base(base, &path, NULL) != 0 ||
+		db_path_valid(u->core->db, &path) != 0);
+}
+
 void used_note(struct core *core, uint32_t user, const char *base)
 {
 	char digest[STORE_DIGEST_LEN + 1] = {}, record[RECORD];
@@ -146,7 +157,7 @@ void used_note(struct core *core, uint32_t user, const char *base)
 		u->hour = now;
 	}
 	memcpy(digest, base, STORE_DIGEST_LEN);
-	if (!is_new(u, digest, &user))
+	if (!is_new(u, digest, &user) || is_one_too_many(u, base))
 		return;
 	put_record(record, base, now, user);
 	/* Without memory it is not noted: it looks older. */

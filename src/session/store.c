@@ -25,6 +25,8 @@ int store_db(struct session *s, struct err *e)
 {
 	if (!s->db) {
 		int r = db_open(s->db_dir, DB_READ, s->client.store_dir, false, &s->db, e);
+		if (r == -EUCLEAN) /* by a name that means something outside of here */
+			return err_errno(e, r, "cannot read the store's database");
 		if (r)
 			return r < 0 ? r : (e->code = OP_FAILED);
 	}

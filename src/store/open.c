@@ -235,10 +235,18 @@ static int fail(struct db *db, int rc, const char *db_dir, struct err *e)
 	if (code == -EUCLEAN)
 		return err_set(
 			e, code,
-			"the database '%s/db.sqlite' is damaged or not a Nix store database: %s",
+			"the database '%s/db.sqlite' is damaged or not a Nix store database: %s. "
+			"Stop the daemon, keep a copy of the directory, and put a backup back or "
+			"mend it with 'sqlite3 db.sqlite .recover'",
 			db_dir, text);
 	if (code == -EAGAIN)
 		return err_set(e, code, "SQLite database '%s/db.sqlite' is busy", db_dir);
+	/* "unable to open database file" says nothing of a limit on open files, say. */
+	if (db->sql && sqlite3_system_errno(db->sql) &&
+	    sqlite3_system_errno(db->sql) != ENOENT &&
+	    ((rc & 0xff) == SQLITE_CANTOPEN || (rc & 0xff) == SQLITE_IOERR))
+		return err_errno(e, -sqlite3_system_errno(db->sql),
+				 "cannot open SQLite database '%s/db.sqlite'", db_dir);
 	if (code == -ENOENT && db->mode == DB_WRITE)
 		return err_set(
 			e, code,
@@ -357,7 +365,8 @@ static int check_wal_files(int dir_fd, const char *db_dir, struct err *e)
 		return 0;
 	return err_set(e, -ENOENT,
 		       "the database in '%s' cannot be read before a daemon has opened it: "
-		       "db.sqlite-wal and db.sqlite-shm are missing",
+		       "db.sqlite-wal and db.sqlite-shm are missing (if one is running, they were "
+		       "deleted under it: restart it)",
 		       db_dir);
 }
 

@@ -113,6 +113,7 @@ class Worker:
         assert self.u64() == MAGIC_SERVER
         self.server = self.u64()
         self.send(self.version[0] << 8 | minor)
+        minor = min(minor, self.server & 0xff)  # who is refused meets an older one
         if minor >= 38:
             self.send(strings(list(features)))
             self.features = self.strings()

@@ -222,18 +222,21 @@ class Run:
 
     def step(self, kind, how, n, of=None):
         """One try with the N-th call struck. Gives the calls that were struck and the client's error."""
+        f = Faults(self.program, self.daemon, of or self.s.counted, kind, how, n)
+        return f, self.within(f)
+
+    def within(self, fault):
         d, self.i, text = self.daemon, self.i + 1, None
         self.s.prepare(d, self.i)
         self.promised = list(self.s.kept)
-        f = Faults(self.program, d, of or self.s.counted, kind, how, n)
-        with f:
+        with fault:
             try:
                 self.promised = self.s.act(d, self.i)
             except Refused as e:
                 text = str(e)
             except (Closed, OSError) as e:
                 text = f"closed: {e!r}"
-        return f, text
+        return text
 
     def restart(self):
         """At once: children of the one that was killed may still have its socket and its lock."""
