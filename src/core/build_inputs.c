@@ -4,11 +4,15 @@
 #include <errno.h>
 #include <string.h>
 
+/* Everybody waits while the graphs are read. Closures of whole systems have some thousand paths. */
+enum { GRAPHS_MAX_PATHS = 100 * 1000, PATHS_PER_GRAPH = 20 /* what one costs besides its paths */ };
+
 struct loader {
 	struct db *db;
 	const char *store_dir, *drv_base;
 	struct arena *a;
 	struct err *e;
+	size_t n_graph_paths;
 };
 
 static int add_root(const struct loader *l, struct strv *roots, const char *base)
@@ -189,7 +193,7 @@ static int closure_sizes(const struct loader *l, const struct smap *index, struc
 	return 0;
 }
 
-static int load_graph(const struct loader *l, const struct drv_graph *g, bool sizes,
+static int load_graph(struct loader *l, const struct drv_graph *g, bool sizes,
 		      const struct strv *inputs, struct build_graph *ret)
 {
 	_cleanup_smap_ struct smap index = {};
@@ -198,6 +202,12 @@ static int load_graph(const struct loader *l, const struct drv_graph *g, bool si
 
 	if (r)
 		return r;
+	l->n_graph_paths += bases.n + PATHS_PER_GRAPH;
+	if (l->n_graph_paths > GRAPHS_MAX_PATHS)
+		return err_set(l->e, INPUTS_BAD,
+			       "the graphs that '%s/%s' asks for with 'exportReferencesGraph' have "
+			       "more than %d paths together",
+			       l->store_dir, l->drv_base, GRAPHS_MAX_PATHS);
 	ret->name = g->name;
 	ret->paths.n = bases.n;
 	ret->paths.v = arena_array(l->a, bases.n, sizeof(*ret->paths.v));

@@ -207,6 +207,15 @@ def test_export_references_graph(one):
     assert sorted(l for l in lines if l.isdigit()) == ["0", "1"]
 
 
+def test_graphs_are_limited(one):
+    """They are read while everybody waits."""
+    expr = '''let a = builtins.toFile "a" "x"; graphs = n: builtins.concatStringsSep " " (builtins.genList (i: "g${toString i} ${a}") n);
+        in shWith { name = "graphs"; exportReferencesGraph = graphs %d; } "while read x; do echo $x; done < g0 > $out"'''
+    one.nix_build(expr % 100)
+    r = one.nix_build(expr % 6000, check=False)
+    assert r.returncode != 0 and "have more than 100000 paths together" in r.stderr, r.stderr
+
+
 def test_structured_attributes(one):
     script = '''
       x=; while read -r l || [ -n "$l" ]; do x=$x$l; done < .attrs.json
