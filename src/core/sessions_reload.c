@@ -118,7 +118,8 @@ void sessions_settings_changed(struct sessions *ss, struct names_desk *desk, str
 	}
 	for (struct session *s = ss->list; s; s = next) {
 		next = s->next;
-		if (s->assigned && !s->stopped)
+		/* A build's has no rights to lose, and its user's groups nobody knows. */
+		if (s->assigned && !s->stopped && !s->peer.nested)
 			judge_again(s, desk, &groups);
 	}
 }
