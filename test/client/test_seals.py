@@ -26,7 +26,7 @@ from test_network import TOOLS, fixed, with_tun
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="inject.c knows the registers of x86_64 alone")
 
 WAIT = "while :; do /bin/busybox sleep 1; done"
-CONF = TOOLS % "" + "max-jobs = 8\n"
+CONF = TOOLS % "" + "max-jobs = 8\nextra-experimental-features = recursive-nix\n"
 FLAGS = {"user": 0x10000000, "mnt": 0x20000, "net": 0x40000000, "ipc": 0x8000000, "uts": 0x4000000,
          "cgroup": 0x2000000, "pid": 0x20000000, "time": 0x80}
 NR = {"open": 2, "mmap": 9, "getpid": 39, "socket": 41, "sendmsg": 46, "execve": 59, "kill": 62, "chmod": 90, "ptrace": 101,
@@ -347,6 +347,22 @@ def test_helpers_and_core(busy, table, inject):
     check(b, table, inject, roots, "airplant-roots", four(t.pw_uid, t.pw_gid))
     only({n: x for n, x in fds(roots).items() if n > 2}, r"socket:\[\d+\]", r"anon_inode:\[landlock-ruleset\]")
     check(b, table, inject, reader_of(b), "airplant-roots", four(t.pw_uid, t.pw_gid))
+
+
+def test_who_shows_paths(busy, table, inject):
+    b = busy
+    b.popen(f'shWith {{ name = "recursive"; requiredSystemFeatures = [ "recursive-nix" ]; }} "{WAIT}"')
+    wait_for(b.supervisors, b.d.daemon_log)
+    ((supervisor, builder),) = b.supervisors().items()
+    (pid,) = [p for p in b.children_of(supervisor) if p != builder]
+    slot = id_map(pid, "uid")[0][1]
+    check(b, table, inject, supervisor, "airplant-build", four(b.uid, b.gid), starter="airplantd")
+    check(b, table, inject, pid, "airplant-build show", four(slot, slot), starter="airplantd")
+    assert {w: {"ro", "nosuid", "nodev"} <= flags for w, (_, flags) in mounts(pid).items()} == {"/": True}
+    assert f"{b.d.store} / " in open(f"/proc/{pid}/mountinfo").read()
+    only({n: x for n, x in fds(pid).items() if n > 2}, r"socket:\[\d+\]", r"mnt:\[\d+\]", "/", re.escape(f"{b.d.base}/ids/ids-") + r"\d+")
+    check_builder(b, table, inject, builder, supervisor, slot, 1)
+    assert inject(pid, "setns", 0, FLAGS["user"]) == SIGSYS
 
 
 def test_who_deletes(busy, table, inject):
