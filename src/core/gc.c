@@ -135,6 +135,7 @@ void gc_pin(struct core *core, const char *base)
 		graph_mark(&gc->graph, graph_find(&gc->graph, base));
 		if (gc->phase > GC_MARK)
 			(void)graph_drain(&gc->graph, 0); /* to the end */
+		gc_clear_way(core, base);
 		r = put_digest(gc, base);
 	}
 	if (r < 0)

@@ -17,8 +17,9 @@
  *   C5 sweep   Rows: of a few dead paths at a time, those that refer before what they refer to, or
  *              of all at once. The step that commits leaves out what is live by then, without
  *              letting anybody in between. Files: when their rows are gone, in the same step or in
- *              later ones. Who puts something in such a place has what lies there moved away
- *              before (gc_clear_way).
+ *              later ones. Who puts something in such a place, and who pins it, has what lies
+ *              there moved away before (gc_clear_way): a stock process that told us of a path
+ *              writes there itself.
  *   C6 end     Pins are only what is held again.
  *
  * Why nothing that is needed goes:

@@ -54,7 +54,10 @@ inline pin(m)
 #ifdef NO_PIN_IN_SWEEP
 	:: phase == 3 -> skip
 #else
-	:: phase == 3 -> mark(m); digests = digests | (m)
+	:: phase == 3 -> mark(m); digests = digests | (m);
+#ifndef NO_CLAIM_BY_PIN
+		files = files & ~(queue & (m)); queue = queue & ~(m)
+#endif
 #endif
 	:: phase == 0 -> skip
 	fi
@@ -131,6 +134,15 @@ again:	born = life; want = 0; seen = 0;
 			:: born != life -> check(); goto again
 			:: else -> tmp[c] = tmp[c] | want; promised[c] = promised[c] | CLOSURE(want)
 			fi
+		fi;
+		want = 0; check()
+	   }
+	/* A stock process beside the daemon: it tells us, and writes into the store itself. */
+	:: atomic { c == 1 -> want = B; tmp[c] = tmp[c] | B; pin(B) }
+	   atomic {
+		if
+		:: born != life -> goto again
+		:: else -> files = files | B; rows = rows | B; promised[c] = promised[c] | B
 		fi;
 		want = 0; check()
 	   }
