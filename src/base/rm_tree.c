@@ -123,7 +123,9 @@ static bool remove_plain(struct rm *rm, int dirfd, const char *name)
 	struct stat st;
 	bool known = fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
 
-	if (unlinkat(dirfd, name, 0) == 0) {
+	if (known && S_ISDIR(st.st_mode))
+		errno = EISDIR;
+	else if (unlinkat(dirfd, name, 0) == 0) {
 		rm->progress = true;
 		/* Two names: the other is the one that the store's optimiser keeps. */
 		if (known && S_ISREG(st.st_mode) && st.st_nlink <= 2)
@@ -136,6 +138,34 @@ static bool remove_plain(struct rm *rm, int dirfd, const char *name)
 		return false;
 	rm->progress = true;
 	return true;
+}
+
+/* A directory of plain entries, and not many: most of what there is to delete. True when it is
+ * gone; what is left of it is for the long way. */
+static bool remove_small(struct rm *rm, int dirfd, const char *name)
+{
+	_cleanup_close_ int fd =
+		openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	union {
+		struct dirent64 entry;
+		char bytes[4096];
+	} buf;
+	uint64_t lies_on;
+	mode_t mode;
+	ssize_t n;
+
+	if (fd < 0 || look(fd, &lies_on, &mode) < 0 || lies_on != rm->mount ||
+	    (mode & 0700) != 0700)
+		return false;
+	n = getdents64(fd, buf.bytes, sizeof(buf.bytes));
+	for (ssize_t i = 0; i < n;) {
+		const struct dirent64 *de = (const void *)(buf.bytes + i);
+
+		if (de->d_type == DT_DIR ? !is_dots(de->d_name) : !remove_plain(rm, fd, de->d_name))
+			return false;
+		i += de->d_reclen;
+	}
+	return n > 0 && unlinkat(dirfd, name, AT_REMOVEDIR) == 0;
 }
 
 /* A directory with something in it goes up into the top. */
@@ -248,6 +278,9 @@ int rm_tree(int dirfd, const char *name, struct rm_report *report)
 	int r = 0;
 
 	report->failed = report->foreign = 0;
+	if (dirfd != AT_FDCWD && look(dirfd, &rm.mount, &mode) == 0 &&
+	    remove_small(&rm, dirfd, name))
+		return 0;
 	if (remove_plain(&rm, dirfd, name))
 		return 0;
 	if (dirfd == AT_FDCWD) { /* `name` is a path of the caller's own */

@@ -155,6 +155,7 @@ static void clear(struct gc *gc)
 		closedir(TAKE_PTR(gc->dir));
 	used_read_close(TAKE_PTR(gc->ages));
 	gc_bulk_done(gc);
+	gc_scan_done(gc);
 	graph_done(&gc->graph);
 	gc_order_done(gc);
 	smap_done(&gc->roots);
@@ -404,6 +405,8 @@ static void on_step(void *ctx)
 	int r;
 
 	gc->stepping = false;
+	if (gc->phase == GC_ROOTS && gc_scan_round(gc, now_usec() + SLICE_USEC) == GRAPH_MORE)
+		gc_step_later(gc);
 	if (gc->phase < GC_LOAD || gc->phase >= GC_TRASH)
 		return;
 	if (!gc->head->ev && !gc_has_files(gc)) {
@@ -455,6 +458,8 @@ static void find_roots(struct gc *gc)
 			gc_step_later(gc);
 	} else {
 		r = tracer_start(gc->core, on_traced, gc, &gc->tracer, &e);
+		if (r == 0)
+			gc_step_later(gc); /* it looks at the files meanwhile */
 	}
 	if (r != 0)
 		gc_end(gc, &e);

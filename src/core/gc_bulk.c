@@ -18,19 +18,16 @@ enum {
 	NODES_PER_LOOK = 64,
 	RUN_MAX = 64,
 	SMALL_FILE = 256 * 1024, /* bytes: is deleted as fast as it is renamed */
-	FATE = 3,
-	FATE_DIR = 4,
-	FATE_SMALL = 8,
 };
 
 static enum gc_fate fate_of(const struct gc *gc, uint32_t v)
 {
-	return (enum gc_fate)(gc->bulk.fate[v] & FATE);
+	return (enum gc_fate)gc->bulk.fate[v];
 }
 
 static void set_fate(struct gc *gc, uint32_t v, enum gc_fate fate)
 {
-	gc->bulk.fate[v] = (uint8_t)((gc->bulk.fate[v] & ~FATE) | fate);
+	gc->bulk.fate[v] = (uint8_t)fate;
 }
 
 /* ---- does it pay, and for which paths ---- */
@@ -67,17 +64,13 @@ static int choose(struct gc *gc, uint64_t until_usec)
 {
 	struct gc_order *o = &gc->order;
 
+	if (gc_scan_round(gc, until_usec) == GRAPH_MORE)
+		return GRAPH_MORE;
 	while (gc->bulk.next < o->n) {
 		uint32_t v = o->v[gc->bulk.next++];
-		struct stat st;
 
-		if (gc_may_go(gc, v, &st))
-			gc->bulk.fate[v] =
-				(uint8_t)(FATE_GOES | (S_ISDIR(st.st_mode) ? FATE_DIR : 0) |
-					  (gc->bulk.direct && !S_ISDIR(st.st_mode) &&
-							   st.st_size <= SMALL_FILE
-						   ? FATE_SMALL
-						   : 0));
+		if (gc_may_go(gc, v))
+			set_fate(gc, v, FATE_GOES);
 		if (gc->bulk.next % NODES_PER_LOOK == 0 && now_usec() >= until_usec)
 			return GRAPH_MORE;
 	}
@@ -241,13 +234,10 @@ static int restore(struct gc *gc, uint64_t until_usec)
 
 static int throw_one(struct gc *gc, uint32_t v)
 {
-	uint8_t f = gc->bulk.fate[v];
-
 	set_fate(gc, v, FATE_DONE);
 	return gc_throw(gc, v,
-			f & FATE_DIR	 ? TRASH_DIRECTORY
-			: f & FATE_SMALL ? TRASH_SMALL_FILE
-					 : TRASH_ANY);
+			gc->bulk.direct && gc->graph.nar_size[v] <= SMALL_FILE ? TRASH_SMALL
+									       : TRASH_ANY);
 }
 
 static int throw_files(struct gc *gc, uint64_t until_usec)

@@ -5,6 +5,7 @@
  *   gc_mark.c   what is live, and in which order the rest goes
  *   gc_sweep.c  rows and files, some at a time
  *   gc_bulk.c   the rows all at once, and the files then
+ *   gc_scan.c   whose the files are
  *   gc_unknown.c  files without a row
  *   gc_links.c  .links
  *   gc_known.c  what indirect roots led to when they could be read */
@@ -99,6 +100,11 @@ struct gc {
 		uint32_t v[GC_BATCH_MAX];
 		size_t n, size; /* `size`: how many the next one may have */
 	} batch;
+	struct gc_scan {
+		DIR *dir;
+		struct smap foreign; /* names of what cannot be moved; when `over`, all of them */
+		bool over, failed;
+	} scan;
 	struct db *sweep_db; /* from the first deletion on */
 	/* all at once */
 	struct gc_bulk {
@@ -161,11 +167,16 @@ uint32_t gc_heap_take(struct gc *gc); /* n_heap > 0 */
 int gc_sweep_round(struct gc *gc, uint64_t until_usec, struct err *e);
 int gc_list_round(struct gc *gc, struct err *e);
 bool gc_is_dead(const struct gc *gc, uint32_t v);
-/* Dead, and its files can be moved away; st_nlink 0: there are none. */
-bool gc_may_go(struct gc *gc, uint32_t v, struct stat *ret);
+/* The parent of a directory that moves is written into it, which takes its owner. */
+bool gc_is_movable(const struct gc *gc, const struct stat *st);
+bool gc_may_go(struct gc *gc, uint32_t v); /* dead, and its files can be moved away */
 /* The files of a path that is not valid any more. What cannot be moved is a leftover: the next add
  * of that path or the next collection tries again. */
 int gc_throw(struct gc *gc, uint32_t v, enum trash_hint hint);
+
+/* gc_scan.c: GRAPH_MORE, or 0 when it is over. */
+int gc_scan_round(struct gc *gc, uint64_t until_usec);
+void gc_scan_done(struct gc *gc);
 
 /* gc_bulk.c: as much as pays to be done at once. 0 also when nothing does. */
 int gc_bulk_round(struct gc *gc, uint64_t until_usec, struct err *e);

@@ -19,8 +19,7 @@ enum { BATCH_USEC = 4 * 1000, FOREIGN_TOLD_MAX = 10 };
 
 /* ---- rounds over valid paths ---- */
 
-/* The parent of a directory that moves is written into it, which takes its owner. */
-static bool is_movable(const struct gc *gc, const struct stat *st)
+bool gc_is_movable(const struct gc *gc, const struct stat *st)
 {
 	return st->st_uid == gc->core->uid || (!S_ISDIR(st->st_mode) && gc->core->owns_store);
 }
@@ -41,15 +40,18 @@ bool gc_is_dead(const struct gc *gc, uint32_t v)
 	return !gc->graph.live[v] && (!gc->order.wanted || gc->order.wanted[v]);
 }
 
-bool gc_may_go(struct gc *gc, uint32_t v, struct stat *ret)
+bool gc_may_go(struct gc *gc, uint32_t v)
 {
+	struct stat st;
+
 	if (!gc_is_dead(gc, v))
 		return false;
-	*ret = (struct stat){};
-	if (fstatat(gc->core->store_fd, graph_name(&gc->graph, v), ret, AT_SYMLINK_NOFOLLOW) < 0 ||
-	    is_movable(gc, ret))
+	if (gc->scan.over && !smap_has(&gc->scan.foreign, graph_name(&gc->graph, v)))
 		return true;
-	keep_foreign(gc, v, ret);
+	if (fstatat(gc->core->store_fd, graph_name(&gc->graph, v), &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    gc_is_movable(gc, &st))
+		return true;
+	keep_foreign(gc, v, &st);
 	return false;
 }
 
@@ -65,9 +67,8 @@ static void choose(struct gc *gc)
 		return;
 	while (o->next < o->n && gc->batch.n < gc->batch.size && freed <= gc->head->o.max_freed) {
 		uint32_t v = o->v[o->next++];
-		struct stat st;
 
-		if (!gc_may_go(gc, v, &st))
+		if (!gc_may_go(gc, v))
 			continue;
 		gc->batch.v[gc->batch.n++] = v;
 		freed += gc->graph.nar_size[v];

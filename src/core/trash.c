@@ -187,8 +187,8 @@ static int open_up(int dirfd, const char *name)
 		       : -EACCES;
 }
 
-/* Without opening it; before Linux 6.6 by opening it. */
-static int open_up_known(int dirfd, const char *name)
+/* For what is a directory: refused as sealed, or as one. Linux 6.6 can do without opening it. */
+static int open_up_dir(int dirfd, const char *name)
 {
 	if (syscall(SYS_fchmodat2, dirfd, name, 0700, AT_SYMLINK_NOFOLLOW) == 0)
 		return 0;
@@ -220,10 +220,13 @@ int trash_put(struct core *core, int dirfd, const char *name)
 
 int trash_put_known(struct core *core, int dirfd, const char *name, enum trash_hint hint)
 {
-	if (hint == TRASH_SMALL_FILE && (unlinkat(dirfd, name, 0) == 0 || errno == ENOENT))
-		return 0;
-	if (hint == TRASH_DIRECTORY)
-		(void)open_up_known(dirfd, name); /* the rename says what is wrong */
+	if (hint == TRASH_SMALL) {
+		if (unlinkat(dirfd, name, 0) == 0 || errno == ENOENT)
+			return 0;
+		/* Sealed most likely: a rename would be refused at first. */
+		if (errno == EISDIR)
+			(void)open_up_dir(dirfd, name); /* the rename says what is wrong */
+	}
 	return put(core->trash, 'o', dirfd, name);
 }
 

@@ -25,9 +25,9 @@ void trash_close(struct trash *t);
  * it is gone for everybody at once and deleted later. 0 also when nothing is there, or -errno:
  * then it is where it was. Never waits, whatever the size. */
 int trash_put(struct core *core, int dirfd, const char *name);
-/* The same for what the caller has looked at, which saves system calls. A small file is deleted at
- * once, and not counted. A hint that is wrong costs one. */
-enum trash_hint { TRASH_ANY, TRASH_DIRECTORY, TRASH_SMALL_FILE };
+/* The same. TRASH_SMALL: if it is a file, then a small one; that is deleted at once, since it takes no
+ * longer, and not counted. */
+enum trash_hint { TRASH_ANY, TRASH_SMALL };
 int trash_put_known(struct core *core, int dirfd, const char *name, enum trash_hint hint);
 /* The same for what is no store object: trash_freed() does not count it. */
 int trash_put_uncounted(struct core *core, int dirfd, const char *name);
