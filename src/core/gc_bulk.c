@@ -13,7 +13,6 @@
 #include "core/place.h"
 
 enum {
-	WORTH_MIN = 16, /* paths */
 	TRIES_MAX = 4,
 	NODES_PER_LOOK = 64,
 	RUN_MAX = 64,
@@ -50,7 +49,7 @@ static int ask(struct gc *gc, struct err *e)
 
 	gc->bulk.stage = BULK_NOT;
 	if (!o->whole_store || o->max_freed != UINT64_MAX || gc->limit_reached ||
-	    gc->order.n < WORTH_MIN || !is_worth_it(gc))
+	    gc->order.n == 0 || !is_worth_it(gc))
 		return 0;
 	gc->bulk.fate = calloc(gc->graph.n, 1);
 	if (!gc->bulk.fate)
