@@ -332,6 +332,14 @@ def check_builder(b, table, inject, pid, supervisor, slot, n):
     assert re.search(r"^Max core file size +1 ", open(f"/proc/{pid}/limits").read(), re.M)
 
 
+def sealed_names(b):
+    """The helper that asks the user database; it is sealed after it has its name."""
+    base = n_filters(b.d.core.pid)
+    wait_for(lambda: [p for p in b.named("airplant-names") if n_filters(p) > base], b.d.daemon_log)
+    (pid,) = b.named("airplant-names")
+    return pid
+
+
 def test_helpers_and_core(busy, table, inject):
     b = busy
     core, ids, roots = b.d.core.pid, b.d.broker.pid, b.d.roots.pid
@@ -339,7 +347,7 @@ def test_helpers_and_core(busy, table, inject):
     i, t = b.d.users[BROKER], b.d.users[TRACER]
     check(b, table, inject, ids, "airplant-ids", ([i.pw_uid, b.uid, i.pw_uid, b.uid], [i.pw_gid] * 4))
     only({n: x for n, x in fds(ids).items() if n > 2}, r"socket:\[\d+\]", "/proc", f"/proc/{ids}/fdinfo", re.escape(f"{b.d.base}/ids") + "(/ids-.*)?")
-    (names,) = b.named("airplant-names")
+    names = sealed_names(b)
     check(b, table, inject, names, "airplantd (names)", four(b.uid, b.gid), starter="airplantd")
     found = fds(names)
     assert [found.pop(n).split(":")[0] for n in (3,)] == ["socket"]
@@ -495,7 +503,7 @@ def test_taken_over_helpers(busy, inject):
     assert inject(reader_of(b), "openat", CWD, "s:/new", os.O_CREAT | os.O_WRONLY, 0o600) == SIGSYS
     b.end()
     # Modules of libraries run in this one: it may read and connect, and write nothing.
-    (names,) = b.named("airplant-names")
+    names = sealed_names(b)
     assert inject(names, "execve", "s:/bin/sh", "z:16", "z:16") == inject(names, "chmod", f"s:{b.d.store}", 0o777) == "-1"
     assert inject(names, "kill", b.d.core.pid, 9) == inject(names, "ptrace", 16, b.d.core.pid, 0, 0) == "-1"
     if landlock():
