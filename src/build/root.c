@@ -225,10 +225,10 @@ static int make_store(struct build *b, struct err *e)
 	_cleanup_close_ int root = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_free_ bool *bind = calloc(b->s.inputs.n + 1, sizeof(*bind));
 	const char *target = bind_rel(b->s.store_dir);
-	int r = bind_make_dirs(target);
+	int r = store < 0 || root < 0 || !bind ? -errno : bind_make_dirs(target);
 
-	if (r < 0 || store < 0 || root < 0 || !bind)
-		return err_errno(e, r < 0 ? r : -errno, "opening the store '%s'", b->s.real_store);
+	if (r < 0)
+		return err_errno(e, r, "opening the store '%s'", b->s.real_store);
 	if (b->s.inputs.n < MANY_INPUTS || overlay_store(b, store, target, bind, e) < 0) {
 		err_done(e);
 		r = scratch_dir(b, "store", target, e);

@@ -296,13 +296,18 @@ static void resume(void *ctx)
 /* No fd left: the client in front is sent away with the spare one, and there is a pause. */
 static void out_of_fds(struct listener *l)
 {
+	_cleanup_buf_ struct buf b = BUF_INIT(4096);
 	int fd;
 
 	log_warn("too many open files: clients have to wait");
 	close_fdp(&l->spare_fd);
 	fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC);
-	if (fd >= 0)
+	if (fd >= 0) {
+		/* He has mostly said his greeting by now, and reads this before he says more. */
+		if (refusal(&b, "the daemon cannot serve you now: Too many open files") == 0)
+			(void)send(fd, b.data, b.len, MSG_NOSIGNAL | MSG_DONTWAIT);
 		close(fd);
+	}
 	l->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	if (!l->pause && loop_timer(l->core->loop, PAUSE_USEC, resume, l, &l->pause) == 0)
 		(void)loop_modify(l->watch, 0); /* as above */
