@@ -286,23 +286,27 @@ def test_killed_half_way(turns, builders, to):
     """Wherever it is killed, stock Nix can use the store; done again, it is whole."""
     t = turns
     os.chown(t.d.store, 0, builders)
-    fill(t, 300, 20)
+    fill(t, 300, 10)
     if to == "stock":
         t.switch("airplant")
     argv = [str(t.d.bin / "airplant"), "switch", "--to", to, "--user", USER]
+    old = 0 if to == "airplant" else t.uid
+    sample = [t.d.store / f"{i:032d}-x" / "a/b" for i in range(0, 300, 5)]
+    left = lambda: sum(os.lstat(p).st_uid == old for p in sample)
     partial = 0
-    for msec in (3, 6, 12, 20, 30):
+    for goal in (50, 35, 20, 5):
         p = subprocess.Popen(argv, env=t.env, stdout=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(msec / 1000)
-        p.poll()
-        os.killpg(p.pid, signal.SIGKILL) if p.returncode is None else None
+        while left() > goal and p.poll() is None:
+            pass
+        if p.returncode is None:
+            os.killpg(p.pid, signal.SIGKILL)
         p.wait()
-        partial += len(owners(t.d.store)) > 1
-        if to == "airplant" and os.stat(t.d.store).st_uid == t.uid:
-            break  # it was done
-        source = t.d.base / f"source{msec}"
-        source.write_text(str(msec))
+        if len(owners(t.d.store)) > 1:
+            partial += 1
+            assert os.stat(t.d.store).st_uid == 0, "who owns it has the store: stock, until it is done or from the beginning"
         if to == "airplant":
+            source = t.d.base / f"source{goal}"
+            source.write_text(str(goal))
             t.stock_run("nix-store", "--add", str(source))
     assert partial, "never in the middle"
     time.sleep(0.1)  # its workers die as well
