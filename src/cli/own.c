@@ -179,8 +179,8 @@ static void visit(struct walk *w, DIR *dir, const struct dirent *de)
 
 	if (!strcmp(name, ".") || !strcmp(name, "..") || !is_mine(w, name))
 		return;
-	/* .links has had its turn; our own scratch is ours in any case. */
-	if (w->depth == 1 && !w->links && (!strcmp(name, ".links") || !strcmp(name, ".airplant")))
+	/* It has had its turn. */
+	if (w->depth == 1 && !w->links && !strcmp(name, ".links"))
 		return;
 	if (is_dir(dirfd(dir), de))
 		enter(w, dirfd(dir), name);

@@ -17,6 +17,7 @@
 #include "core/goals.h"
 #include "core/place.h"
 #include "core/sessions.h"
+#include "core/spool.h"
 
 enum {
 	TICK_USEC = 500 * 1000,
@@ -67,6 +68,14 @@ static void line_of_goal(void *ctx, const char *base)
 	(void)line_of_session(ctx, base, 0); /* it keeps the error */
 }
 
+static bool works_in_store(const struct core *core)
+{
+	const char *dir = spool_dir(core->spool);
+	size_t len = strlen(core->store_dir);
+
+	return !strncmp(dir, core->store_dir, len) && dir[len] == '/';
+}
+
 /* Everything that is promised now, instead of what stands there. The lock keeps readers away. */
 static int publish(struct beside *b)
 {
@@ -74,7 +83,10 @@ static int publish(struct beside *b)
 	struct lines l = { .store_dir = core->store_dir, .buf = BUF_INIT(FILE_MAX) };
 	int r;
 
-	place_flush(core->place);
+	if (core->place)
+		place_flush(core->place);
+	if (works_in_store(core))
+		(void)line_of_session(&l, SPOOL_IN_STORE, 0); /* it keeps the error */
 	if (core->sessions)
 		(void)sessions_temp_roots(core->sessions, line_of_session, &l);
 	if (core->goals)
@@ -153,11 +165,10 @@ static bool is_waited_for(const struct beside *b)
 	return false;
 }
 
-/* Without a reader, nothing may stand in the file that is not promised. */
+/* Nothing may stand in the file then that is not promised any more. */
 static void let_go(struct beside *b)
 {
-	if (b->file_fd >= 0 && (ftruncate(b->file_fd, 0) < 0 || lseek(b->file_fd, 0, SEEK_SET) < 0))
-		log_warn("emptying '%s': %s", b->file, strerror(errno));
+	(void)publish(b);	/* told */
 	(void)lock(b, LOCK_UN); /* cannot fail */
 	b->mode = BESIDE_IDLE;
 }
@@ -357,6 +368,8 @@ int beside_open(struct core *core, struct beside **ret, struct err *e)
 		beside_close(TAKE_PTR(b));
 		return r;
 	}
+	if (b->file_fd >= 0)
+		(void)publish(b); /* told. Where we work in the store is promised always */
 	*ret = TAKE_PTR(b);
 	return 0;
 }

@@ -8,7 +8,7 @@
 #include "core/core.h"
 
 enum beside_mode {
-	BESIDE_IDLE,	/* nothing is promised; the file is empty */
+	BESIDE_IDLE,	/* nothing is promised but our own directory in the store */
 	BESIDE_SHARED,	/* we have gc.lock with others */
 	BESIDE_ALONE,	/* a collection of ours */
 	BESIDE_FOREIGN, /* another's, or it has just ended: all promises are in the file */

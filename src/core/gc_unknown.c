@@ -12,6 +12,7 @@
 #include "core/gc_int.h"
 #include "core/path_lock.h"
 #include "core/place.h"
+#include "core/spool.h"
 
 enum { NAMES_PER_LOOK = 64 };
 
@@ -53,7 +54,7 @@ static int look_at(struct gc *gc, const char *name, struct err *e)
 
 	/* Everything else with a dot in front is a name that nobody uses. */
 	if (!strcmp(name, ".") || !strcmp(name, "..") || !strcmp(name, ".links") ||
-	    !strcmp(name, ".airplant"))
+	    !strcmp(name, SPOOL_IN_STORE))
 		return 0;
 	if (is_path && graph_find(&gc->graph, name) != GRAPH_NONE)
 		return 0; /* valid in the snapshot: it has had its turn */

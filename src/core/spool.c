@@ -108,7 +108,7 @@ static char *choose_dir(struct core *core, struct err *e)
 		return NULL;
 	}
 	if ((same ? asprintf(&dir, "%s/airplant/spool", core->state_dir)
-		  : asprintf(&dir, "%s/.airplant", core->store_dir)) < 0) {
+		  : asprintf(&dir, "%s/" SPOOL_IN_STORE, core->store_dir)) < 0) {
 		err_set(e, -ENOMEM, "out of memory");
 		return NULL;
 	}

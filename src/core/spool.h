@@ -1,7 +1,7 @@
 /* The spool: private directories on the store's own mount (rename must work from here into the
  * store), and in it the trash (trash.h).
  *
- *   <state>/airplant/spool when state and store lie on the same mount, else <store>/.airplant
+ *   <state>/airplant/spool when state and store lie on the same mount, else <store>/SPOOL_IN_STORE
  *     s-<n>/   one session      b-<n>/   one build      trash/<n>   to be deleted
  *     lost/<n>  a build's, whose supervisor did not delete it: files of its ids may be there */
 #pragma once
@@ -12,6 +12,9 @@
 
 struct core;
 struct spool;
+
+/* A name that could be a store path's, and is none's. */
+#define SPOOL_IN_STORE "a1rp1an0000000000000000000000000-airplant"
 
 /* Opens or makes it, moves leftovers of sessions of an earlier life into the trash; those of builds
  * wait for spool_lose_leftovers(). */

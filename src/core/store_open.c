@@ -274,8 +274,8 @@ static int open_all(struct core *core, struct err *e)
 	watch_owner(core);
 	core->served_others = false;
 	reserve_make(core);
-	r = beside_open(core, &core->beside, e);
-	r = r ? r : spool_open(core, &core->spool, e);
+	r = spool_open(core, &core->spool, e);
+	r = r ? r : beside_open(core, &core->beside, e);
 	if (r == 0)
 		r = durable_open(core, &core->durable, e);
 	if (r == 0)

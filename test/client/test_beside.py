@@ -33,20 +33,26 @@ def ended(p, timeout=90):  # stock Nix searches all processes for roots with reg
     return out
 
 
+def forgotten(d, name):
+    """A path that nobody holds, not even the session that added it."""
+    path = add(d, name)
+    wait_for(lambda: path not in d.run("nix-store", "--gc", "--print-roots", user="root").stdout, d.daemon_log)
+    return path
+
+
 def valid(d, path):
     return d.run("nix-store", "--check-validity", path, check=False).returncode == 0 and os.path.lexists(path)
 
 
 def test_root_collects_beside_clients(d):
-    dead = add(d, "dead")
+    dead = forgotten(d, "dead")
     with Worker(d.socket) as w:
         held = add_text(w, "held")
         ended(root_runs(d, "nix-store", "--gc"))
         assert valid(d, held) and not os.path.exists(dead)
         w.op(TEMP_ROOT, held)  # and it goes on
         w.u64()
-    wait_for(lambda: not (d.state / "temproots").exists() or
-             all(f.stat().st_size == 0 for f in (d.state / "temproots").iterdir()), d.daemon_log)
+    wait_for(lambda: all(f.stat().st_size == 0 for f in (d.state / "temproots").iterdir()), d.daemon_log)
     ended(root_runs(d, "nix-store", "--gc"))
     assert not os.path.exists(held)
 
@@ -71,7 +77,7 @@ def test_root_collects_beside_a_build(d):
 
 def test_promises_while_root_collects(d):
     """The stock collector has read everybody's roots, and stands still: what is promised from here on it has to be told."""
-    dead, late = add(d, "dead"), add(d, "late")
+    dead, late = forgotten(d, "dead"), forgotten(d, "late")
     dep = d.nix_build('sh "dep" "echo dep > $out"').stdout.strip()
     fifo = d.base / "fifo"
     os.mkfifo(fifo)
@@ -99,7 +105,8 @@ def test_root_uses_a_path_while_we_collect(make_daemon):
     d.write_conf(CONF)
     tracer = Tracer(d)
     d.start()
-    used, dead = add(d, "used"), add(d, "dead")
+    used, dead = forgotten(d, "used"), forgotten(d, "dead")
+    tracer.asked.clear()
     tracer.go.clear()
     with Worker(d.socket) as w:
         t = threading.Thread(target=collect, args=(w, DELETE))
@@ -133,7 +140,7 @@ def test_we_collect_beside_roots_build(make_daemon):
     d.start_roots()
     d.start()
     go = d.base / "go"
-    source, dead = add(d, "source"), add(d, "dead")
+    source, dead = forgotten(d, "source"), forgotten(d, "dead")
     drv = d.run("nix-instantiate", "-E", PRELUDE + f'''
         sh "slow" "while [ ! -e {go} ]; do /bin/busybox sleep 0.1; done; /bin/busybox cat ${{builtins.storePath {source}}} > $out"''').stdout.strip()
     p = root_runs(d, "nix-store", "-r", drv, env={"NIX_CONFIG": "sandbox = false"})
@@ -166,7 +173,7 @@ def test_a_lock_that_another_has(d):
 
 
 def test_without_the_tracer_what_root_needs_is_not_known(d):
-    dead = add(d, "dead")
+    dead = forgotten(d, "dead")
     sleeper = subprocess.Popen(["sleep", "60"])
     name = d.state / "temproots" / str(sleeper.pid)
     try:
@@ -181,6 +188,34 @@ def test_without_the_tracer_what_root_needs_is_not_known(d):
     with Worker(d.socket) as w:
         collect(w, DELETE)
     assert not os.path.exists(dead)
+
+
+def test_root_collects_where_the_daemon_works_in_the_store(make_daemon):
+    """A store that is a mount of its own: rename must work from the spool, so it lies there."""
+    d = make_daemon("single", CONF, start=False)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=1775,uid={d.users[d.user].pw_uid}", "tmpfs", str(d.store)], check=True)
+    try:
+        d.start()
+        dead = forgotten(d, "dead")
+        spool, = d.store.glob("*-airplant")
+        inode = spool.stat().st_ino
+        for i in range(2):  # while something is promised, and while nothing is
+            with Worker(d.socket) as w:
+                held = add_text(w, f"held{i}")
+                ended(root_runs(d, "nix-store", "--gc"))
+                assert valid(d, held) and not os.path.exists(dead)
+            time.sleep(1.2)
+            ended(root_runs(d, "nix-store", "--gc"))
+            assert not os.path.exists(held)
+            assert spool.stat().st_ino == inode
+            dead = forgotten(d, f"dead{i}")
+            assert d.nix_build(f'sh "x{i}" "echo > $out"').returncode == 0
+        with Worker(d.socket) as w:
+            collect(w, DELETE)
+        assert spool.stat().st_ino == inode and not os.path.exists(dead)
+    finally:
+        d.stop()
+        subprocess.run(["umount", "-l", str(d.store)], check=True)
 
 
 def test_a_daemon_that_is_killed_promises_nothing(d):
