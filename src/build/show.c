@@ -1,10 +1,11 @@
-/* A build that has a daemon of its own (the feature recursive-nix): its socket, and the process that
- * shows its builder what comes to its inputs.
+/* A build that has a daemon of its own (the feature recursive-nix): its socket, and the process
+ * that shows its builder what comes to its inputs.
  *
- * The supervisor, which reads what the builder leaves behind, could do that only with capabilities that
- * it gives up. So it starts a process for it before it does: one whose mount namespace holds the store
- * and nothing else, which takes base names from the core over a channel of its own, mounts each where the
- * builder sees it, read-only, and reads no byte of the builder's. Linked by airplant-build alone. */
+ * The supervisor, which reads what the builder leaves behind, could do that only with capabilities
+ * that it gives up. So it starts a process for it before it does: one whose mount namespace holds
+ * the store and nothing else, which takes base names from the core over a channel of its own,
+ * mounts each where the builder sees it, read-only, and reads no byte of the builder's. Linked by
+ * airplant-build alone. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mount.h>
@@ -28,10 +29,10 @@ enum { BACKLOG = 64, FIRST_KEPT = 128, NAMES_MEMORY = 64 << 20, SENTENCE_MAX = 4
 /* The process that shows paths. */
 struct show {
 	const struct build *b;
-	int chan, pipe; /* to the core; to the supervisor, whose end ends it */
-	int own, theirs;     /* mount namespaces */
-	int store;	     /* the real one: this process's root directory */
-	int seen;	     /* as the builder sees it; -1 before the first path */
+	int chan, pipe;	 /* to the core; to the supervisor, whose end ends it */
+	int own, theirs; /* mount namespaces */
+	int store;	 /* the real one: this process's root directory */
+	int seen;	 /* as the builder sees it; -1 before the first path */
 };
 
 int show_bind(struct build *b, int dir, struct err *e)
@@ -46,7 +47,8 @@ int show_bind(struct build *b, int dir, struct err *e)
 	return 0;
 }
 
-/* Beneath it lies the builder's store; the way there is the builder's to arrange, so no link is followed.
+/* Beneath it lies the builder's store; the way there is the builder's to arrange, so no link is
+ * followed.
  */
 static int open_seen(struct show *w)
 {
@@ -65,8 +67,8 @@ static int goes(int namespace)
 	return setns(namespace, CLONE_NEWNS) < 0 ? -errno : 0;
 }
 
-/* There already: an input, a path of a store that is shown as a whole, or something that the builder made
- * in its place, who then deceives itself alone. */
+/* There already: an input, a path of a store that is shown as a whole, or something that the
+ * builder made in its place, who then deceives itself alone. */
 static bool is_there(const struct show *w, const char *base, const struct stat *source)
 {
 	struct stat st;
@@ -193,8 +195,8 @@ static _noreturn_ void serve(struct show *w)
 	}
 }
 
-/* Everything else is closed. The supervisor's channel stays, and the lease: as long as this process has
- * the slot's id, the core knows of it, and the slot is not free. */
+/* Everything else is closed. The supervisor's channel stays, and the lease: as long as this process
+ * has the slot's id, the core knows of it, and the slot is not free. */
 static int keep_only(struct show *w, struct build *b)
 {
 	int *fds[] = { &w->chan, &w->pipe, &w->own, &w->theirs, &w->store, &b->chan, &b->lease_fd };
@@ -211,9 +213,8 @@ static int keep_only(struct show *w, struct build *b)
 
 static int set_readonly(struct err *e)
 {
-	struct mount_attr attr = {
-		.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
-	};
+	struct mount_attr attr = { .attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID |
+					       MOUNT_ATTR_NODEV };
 
 	return syscall(SYS_mount_setattr, AT_FDCWD, "/", AT_RECURSIVE, &attr, sizeof(attr)) < 0
 		       ? err_errno(e, -errno, "making the store read-only")
@@ -247,8 +248,13 @@ static int seclude(struct show *w, struct build *b, struct err *e)
 
 static _noreturn_ void show_main(struct build *b, int theirs, int pipe)
 {
-	struct show w = { .b = b, .chan = b->show_chan, .pipe = pipe, .own = -1,
-			  .theirs = theirs, .store = -1, .seen = -1 };
+	struct show w = { .b = b,
+			  .chan = b->show_chan,
+			  .pipe = pipe,
+			  .own = -1,
+			  .theirs = theirs,
+			  .store = -1,
+			  .seen = -1 };
 	struct err e = { 0 };
 
 	if (seclude(&w, b, &e) < 0) {
@@ -330,7 +336,8 @@ int show_added(struct build *b, struct err *e)
 	if (r == 0)
 		r = watch_receive(b, BUILD_ADDED, &m);
 	if (r != 0 || msg_decode(&m, &build_names_layout, &b->arena, &added))
-		return err_set(e, -EPROTO, "the daemon does not say what came to the build's inputs");
+		return err_set(e, -EPROTO,
+			       "the daemon does not say what came to the build's inputs");
 	for (size_t i = 0; i < added.names.n; i++)
 		if (strv_add_arena(&b->s.inputs, &b->arena, added.names.v[i]) < 0)
 			return err_set(e, -ENOMEM, "out of memory");

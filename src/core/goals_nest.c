@@ -1,10 +1,10 @@
 /* See goals_int.h: requests that come from within a build (nest.h).
  *
- * Such a build, the outer one, waits for others without an edge that says so: it has a request, whose
- * `outer` it is. While all goes well that is the same as an edge; but nothing keeps it from closing a
- * circle, so that each new interest of such a request is looked at. And as long as it waits it needs no
- * slot: it gives its own back, lest all slots are held by builds that wait for one. It has one again before
- * it hears its answer, and comes before what has not been started. */
+ * Such a build, the outer one, waits for others without an edge that says so: it has a request,
+ * whose `outer` it is. While all goes well that is the same as an edge; but nothing keeps it from
+ * closing a circle, so that each new interest of such a request is looked at. And as long as it
+ * waits it needs no slot: it gives its own back, lest all slots are held by builds that wait for
+ * one. It has one again before it hears its answer, and comes before what has not been started. */
 #include <errno.h>
 #include <string.h>
 
@@ -24,7 +24,8 @@ static bool waits(const struct goal *g)
 	return false;
 }
 
-/* Each of them may use the machine though it has no slot: by several processes of which one waits. */
+/* Each of them may use the machine though it has no slot: by several processes of which one waits.
+ */
 static bool may_lend(const struct goals *g)
 {
 	uint64_t most = 4 * g->cap > LENT_LEAST ? 4 * g->cap : LENT_LEAST;
@@ -54,7 +55,8 @@ void slots_give_back(struct goals *g)
 {
 	const struct request *r = g->n_lent ? g->requests : NULL;
 
-	for (; r && g->running < g->cap; r = r->next) {
+	/* One may always go on: the cap can have become 0 meanwhile. */
+	for (; r && (g->running < g->cap || !g->running); r = r->next) {
 		if (!r->outer || !r->outer->lent || waits(r->outer))
 			continue;
 		goal_unlend(r->outer);
@@ -99,14 +101,14 @@ static bool leads_to(struct goal *from, const struct goal *to)
 
 	from->mark = mark;
 	for (; g && g != to; g = n ? stack[--n] : NULL) {
-		for (struct request *r = all->requests; r; r = r->next) {
+		for (struct request *r = g->has_asked ? all->requests : NULL; r; r = r->next) {
 			for (struct interest *i = r->outer == g ? r->interests : NULL; i;
 			     i = i->next_of_request) {
 				if (i->goal->mark == mark)
 					continue;
 				if (n == cap) {
-					struct goal **v = reallocarray(stack, cap ? cap * 2 : 64,
-								       sizeof(*v));
+					struct goal **v =
+						reallocarray(stack, cap ? cap * 2 : 64, sizeof(*v));
 
 					if (!v) {
 						free(stack);
@@ -149,8 +151,8 @@ void goal_forget_nested(struct goal *g)
 
 /* ---- who hears of a build ----
  *
- * As upstream, what a build is told of those that it asked for is their result; their logs go to the
- * clients that wait for it. */
+ * As upstream, what a build is told of those that it asked for is their result; their logs go to
+ * the clients that wait for it. */
 
 enum { LISTENING_MAX = 64 };
 

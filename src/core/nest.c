@@ -72,7 +72,8 @@ int nest_new(const struct nest_input *in, struct nest **ret, int ret_fds[2], str
 			    .uid = in->uid,
 			    .gid = in->gid,
 			    .drv_base = strdup(in->drv_base),
-			    .socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
+			    .socket =
+				    socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
 			    .show = -1 };
 	n->last = &n->first;
 	r = n->socket < 0 ? -errno : n->drv_base ? fill_set(n, in->closure) : -ENOMEM;
@@ -136,7 +137,8 @@ static void set_full(struct nest *n, bool full)
 	if (n->full == full || !n->socket_watch)
 		return;
 	n->full = full;
-	(void)loop_modify(n->socket_watch, full ? 0 : EPOLLIN); /* it is registered: has its memory */
+	(void)loop_modify(n->socket_watch,
+			  full ? 0 : EPOLLIN); /* it is registered: has its memory */
 }
 
 void nest_left(struct nest *n)
@@ -155,7 +157,8 @@ static void admit(struct nest *n, int fd)
 			  .nest = n,
 			  .rights = { .mask = RIGHT_ADD | RIGHT_BUILD } };
 
-	if (asprintf(&p.name, "%u, from the build of '%s'", (unsigned int)n->uid, n->drv_base) < 0) {
+	if (asprintf(&p.name, "%u, from the build of '%s'", (unsigned int)n->uid, n->drv_base) <
+	    0) {
 		close(fd);
 		return;
 	}

@@ -1,8 +1,9 @@
-/* What a session of a build may ask for (nest.h), where that differs from a user's. Linked by airplantd.
+/* What a session of a build may ask for (nest.h), where that differs from a user's. Linked by
+ * airplantd.
  *
- * Here as everywhere the session may have been taken over: whatever comes into the store or is built is
- * judged against the build's set by the core. Which of the store's paths it looks at, that process decides
- * itself (session/nest.c). */
+ * Here as everywhere the session may have been taken over: whatever comes into the store or is
+ * built is judged against the build's set by the core. Which of the store's paths it looks at, that
+ * process decides itself (session/nest.c). */
 #include <errno.h>
 #include <string.h>
 
@@ -82,11 +83,12 @@ int session_nest_knows(struct session *s, const struct session_add *add, struct 
 
 		for (size_t k = 0; k < refs->n; k++)
 			if (!allows(s, refs->v[k]) && !is_among(add, refs->v[k]))
-				return err_set(e, EPERM,
-					       "cannot add path '%s/%s' because the path '%s/%s' is "
-					       "unknown in recursive Nix",
-					       s->all->core->store_dir, add->objects.v[i].path,
-					       s->all->core->store_dir, refs->v[k]);
+				return err_set(
+					e, EPERM,
+					"cannot add path '%s/%s' because the path '%s/%s' is "
+					"unknown in recursive Nix",
+					s->all->core->store_dir, add->objects.v[i].path,
+					s->all->core->store_dir, refs->v[k]);
 	}
 	return 0;
 }

@@ -1,9 +1,9 @@
-/* A session whose client is a build (the feature recursive-nix): it sees the paths that the build may use,
- * and no other; what it may not ask is answered as upstream's restricted store does, with nothing or with
- * a refusal.
+/* A session whose client is a build (the feature recursive-nix): it sees the paths that the build
+ * may use, and no other; what it may not ask is answered as upstream's restricted store does, with
+ * nothing or with a refusal.
  *
- * The core decides what comes in and what is built (core/session_nest.c); which of the store's paths are
- * there for this client, it is asked and believed. Linked by airplant-session. */
+ * The core decides what comes in and what is built (core/session_nest.c); which of the store's
+ * paths are there for this client, it is asked and believed. Linked by airplant-session. */
 #include <errno.h>
 
 #include "session/nest.h"
@@ -25,20 +25,45 @@ static const struct quiet quiet[] = {
 	{ OP_FIND_ROOTS, "", NULL, 0 },
 	{ OP_OPTIMISE_STORE, "", NULL, 1 },
 	{ OP_VERIFY_STORE, "nn", NULL, 0 },
-	{ OP_ADD_SIGNATURES, "sS", "operation 'addSignatures' is not supported in recursive Nix", 0 },
+	{ OP_ADD_SIGNATURES, "sS", "operation 'addSignatures' is not supported in recursive Nix",
+	  0 },
 };
 
 /* Those that do what they do for everybody, with what this client may see. */
 static const enum wire_op usual[] = {
-	OP_IS_VALID_PATH, OP_HAS_SUBSTITUTES, OP_QUERY_PATH_HASH, OP_QUERY_REFERENCES,
-	OP_ADD_TO_STORE, OP_ADD_TEXT_TO_STORE, OP_BUILD_PATHS, OP_ENSURE_PATH, OP_ADD_TEMP_ROOT,
-	OP_SYNC_WITH_GC, OP_QUERY_DERIVER, OP_SET_OPTIONS, OP_COLLECT_GARBAGE,
-	OP_QUERY_SUBSTITUTABLE_PATH_INFO, OP_QUERY_DERIVATION_OUTPUTS, OP_QUERY_ALL_VALID_PATHS,
-	OP_QUERY_PATH_INFO, OP_QUERY_DERIVATION_OUTPUT_NAMES, OP_QUERY_SUBSTITUTABLE_PATH_INFOS,
-	OP_QUERY_VALID_PATHS, OP_QUERY_SUBSTITUTABLE_PATHS, OP_BUILD_DERIVATION, OP_NAR_FROM_PATH,
-	OP_ADD_TO_STORE_NAR, OP_QUERY_MISSING, OP_QUERY_DERIVATION_OUTPUT_MAP,
-	OP_REGISTER_DRV_OUTPUT, OP_QUERY_REALISATION, OP_ADD_MULTIPLE_TO_STORE, OP_ADD_BUILD_LOG,
-	OP_BUILD_PATHS_WITH_RESULTS, OP_ADD_PERM_ROOT, OP_ADD_TEMP_ROOTS,
+	OP_IS_VALID_PATH,
+	OP_HAS_SUBSTITUTES,
+	OP_QUERY_PATH_HASH,
+	OP_QUERY_REFERENCES,
+	OP_ADD_TO_STORE,
+	OP_ADD_TEXT_TO_STORE,
+	OP_BUILD_PATHS,
+	OP_ENSURE_PATH,
+	OP_ADD_TEMP_ROOT,
+	OP_SYNC_WITH_GC,
+	OP_QUERY_DERIVER,
+	OP_SET_OPTIONS,
+	OP_COLLECT_GARBAGE,
+	OP_QUERY_SUBSTITUTABLE_PATH_INFO,
+	OP_QUERY_DERIVATION_OUTPUTS,
+	OP_QUERY_ALL_VALID_PATHS,
+	OP_QUERY_PATH_INFO,
+	OP_QUERY_DERIVATION_OUTPUT_NAMES,
+	OP_QUERY_SUBSTITUTABLE_PATH_INFOS,
+	OP_QUERY_VALID_PATHS,
+	OP_QUERY_SUBSTITUTABLE_PATHS,
+	OP_BUILD_DERIVATION,
+	OP_NAR_FROM_PATH,
+	OP_ADD_TO_STORE_NAR,
+	OP_QUERY_MISSING,
+	OP_QUERY_DERIVATION_OUTPUT_MAP,
+	OP_REGISTER_DRV_OUTPUT,
+	OP_QUERY_REALISATION,
+	OP_ADD_MULTIPLE_TO_STORE,
+	OP_ADD_BUILD_LOG,
+	OP_BUILD_PATHS_WITH_RESULTS,
+	OP_ADD_PERM_ROOT,
+	OP_ADD_TEMP_ROOTS,
 };
 
 static int read_payload(struct session *s, const char *payload)

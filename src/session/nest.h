@@ -1,4 +1,5 @@
-/* What is different for a session whose client is a build. For other clients everything is allowed. */
+/* What is different for a session whose client is a build. For other clients everything is allowed.
+ */
 #pragma once
 
 #include "session/session.h"
