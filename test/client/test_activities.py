@@ -101,6 +101,11 @@ def counts(events, what):
     return [line for line in story(events) if line.startswith(f"result {what} ")]
 
 
+def uncounted(lines):
+    """Without the number of expected builds, which some later versions (2.34) count twice per build."""
+    return [re.sub(r"\[(\d+), \d+,", r"[\1,", line) for line in lines]
+
+
 def well_formed(events):
     """Each id is started once, used while it lives, and stopped in the end."""
     alive = set()
@@ -150,6 +155,8 @@ def test_same_stream_as_the_stock_daemon(both):
         assert sequence(ours) == sequence(stock), name
         for what in ("builds progress", "copyPaths progress", "realise setExpected"):
             theirs, mine = counts(stock, what), counts(ours, what)
+            if what == "builds progress" and counts(both["stock", "one"][0], what)[-1].endswith("[1, 2, 0, 0]"):
+                theirs, mine = uncounted(theirs), uncounted(mine)
             assert set(mine) <= set(theirs), (name, what)
             assert not mine or mine[-1] == theirs[-1], (name, what)
         if not name.endswith("again"):

@@ -36,13 +36,16 @@ def stock(ask, text):
 def as_text(value):
     if isinstance(value, bool):
         return "true" if value else "false"
+    if value is None:  # newer ones tell a setting that has no value
+        return ""
     return " ".join(value) if isinstance(value, list) else str(value)
 
 
 # Different on purpose: newer defaults, what the machine or the program decides, and the evaluator's words.
 NOT_COMPARED = {"experimental-features", "system-features", "extra-platforms", "build-users-group", "sandbox",
                 "sandbox-paths", "secret-key-files", "store", "netrc-file", "build-hook", "builders"}
-DEFAULTS_SINCE_2_8 = {"connect-timeout", "cores", "log-lines", "max-free", "sandbox-fallback", "ignored-acls"}
+DEFAULTS_SINCE_2_8 = {"connect-timeout", "cores", "log-lines", "max-free", "sandbox-fallback", "ignored-acls",
+                      "start-id", "id-count"}  # the broker's, as far as ours knows
 
 
 def both(ask, text):

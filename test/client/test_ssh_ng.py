@@ -26,7 +26,7 @@ def uri(daemon):
 def test_ping_and_queries(daemon, uri):
     out = daemon.nix_build('sh "far" "echo here > $out"').stdout.strip()
     r = daemon.run("nix", "store", "ping", "--store", uri, env={"NIX_REMOTE": ""})
-    assert "ssh-ng://localhost" in r.stderr + r.stdout
+    assert "ssh-ng://" in r.stderr + r.stdout  # 2.26 leaves the host out
     r = daemon.run("nix", "path-info", "--store", uri, "-s", out, env={"NIX_REMOTE": ""})
     assert out in r.stdout
 

@@ -7,7 +7,7 @@ let
   make = attrs: script: derivation ({
     inherit system;
     builder = "/bin/sh";
-    args = [ "-euc" "export PATH=/bin HOME=/build; tar xf $src --strip-components=1; ${script}" ];
+    args = [ "-euc" "export PATH=/usr/bin HOME=/build; tar xf $src --strip-components=1; ${script}" ];
   } // attrs);
   floating = { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
 in rec {

@@ -5,7 +5,7 @@ let
   make = attrs: script: derivation ({
     inherit system src;
     builder = "/bin/sh";
-    args = [ "-euc" "export PATH=/bin; ${script}" ];
+    args = [ "-euc" "export PATH=/usr/bin; ${script}" ];
     outputs = [ "out" "dev" ];
   } // attrs);
   floating = { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
