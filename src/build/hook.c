@@ -21,7 +21,7 @@
 #include "base/log.h"
 #include "build/supervisor.h"
 
-enum { ARENA_MAX = 64 << 20, OUTPUT_MAX = 64 << 20, NOTICE_USEC = 20 * 1000 };
+enum { ARENA_MAX = 64 << 20, OUTPUT_MAX = 64 << 20, NOTICE_USEC = 20 * 1000, ROUNDS_MAX = 1 << 20 };
 
 struct hook {
 	struct arena arena;
@@ -110,10 +110,9 @@ static void tell_size(struct hook *h)
 	h->told_usec = now_usec();
 }
 
-/* What comes beyond the limit is read and dropped: the program is not to hang on it. */
-static int store(struct hook *h, const char *data, size_t len)
+static int append(struct hook *h, const char *data, size_t len)
 {
-	while (len > 0 && h->size < OUTPUT_MAX) {
+	while (len > 0) {
 		ssize_t n = write(h->file, data, len);
 
 		if (n < 0 && errno == EINTR)
@@ -125,6 +124,18 @@ static int store(struct hook *h, const char *data, size_t len)
 		len -= (size_t)n;
 	}
 	return 0;
+}
+
+/* What comes beyond the limit is read and dropped: the program is not to hang on it. */
+static int store(struct hook *h, const char *data, size_t len)
+{
+	static const char full[] = "\n[what it prints beyond 64 MiB is not shown]\n";
+	int r;
+
+	if (h->size >= OUTPUT_MAX)
+		return 0;
+	r = append(h, data, len < OUTPUT_MAX - h->size ? len : OUTPUT_MAX - h->size);
+	return r == 0 && h->size >= OUTPUT_MAX ? append(h, full, sizeof(full) - 1) : r;
 }
 
 static void take_output(struct hook *h)
@@ -161,6 +172,29 @@ static bool follow(struct hook *h)
 			tell_size(h);
 	}
 	return true;
+}
+
+/* What the program has started comes to this process when its own parent is gone: in the end all of
+ * it is a child. Where there is a cgroup, the core ends everything at once. */
+static void end_all(struct hook *h)
+{
+	char pids[4096];
+
+	(void)kill(-h->pid, SIGKILL);
+	for (int round = 0; round < ROUNDS_MAX; round++) {
+		int fd = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+		ssize_t n = fd < 0 ? -1 : read(fd, pids, sizeof(pids) - 1);
+		char *save = NULL;
+
+		if (fd >= 0)
+			close(fd);
+		pids[n > 0 ? n : 0] = 0;
+		(void)kill(h->pid, SIGKILL); /* also before it made its session */
+		for (char *p = strtok_r(pids, " ", &save); p; p = strtok_r(NULL, " ", &save))
+			(void)kill((pid_t)strtol(p, NULL, 10), SIGKILL);
+		if (waitpid(-1, NULL, 0) < 0 && errno == ECHILD)
+			return;
+	}
 }
 
 /* Upstream's words for how a program ended. */
@@ -205,11 +239,12 @@ int hook_main(void)
 
 	if (r != 0)
 		return r == CHAN_EOF ? 0 : 1;
-	r = start(&h, &e);
+	r = prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0
+		    ? err_errno(&e, -errno, "preparing a hook")
+		    : start(&h, &e);
 	(void)fcntl(BUILD_FD, F_SETFL, O_NONBLOCK | O_RDWR);
 	if (r == 0 && !follow(&h)) {
-		(void)kill(-h.pid, SIGKILL);
-		(void)kill(h.pid, SIGKILL); /* before it made its session */
+		end_all(&h);
 		return 0;
 	}
 	if (r == 0)

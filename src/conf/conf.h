@@ -65,6 +65,7 @@ struct settings {
 	 * where 0 is the kernel's default. */
 	uint64_t build_pids_max, build_memory_max, build_memory_high, build_cpu_weight;
 	char *build_cgroup; /* "": the daemon's own */
+	uint64_t hook_timeout; /* seconds; 0: none */
 };
 
 void settings_init(struct settings *s); /* all defaults */

@@ -45,6 +45,7 @@ static const struct {
 	{ "build-memory-max", "90%" },
 	{ "build-memory-high", "max" },
 	{ "build-cpu-weight", "100" },
+	{ "hook-timeout", "86400" },
 };
 
 static void die_without_memory(void)

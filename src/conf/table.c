@@ -192,6 +192,7 @@ const struct conf_row conf_table[] = {
 	{ "build-pids-max", CONF_COUNT, GROUP_OTHER, KEEP_OWN(build_pids_max) },
 	{ "build-memory-max", CONF_MEMORY, GROUP_OTHER, KEEP_OWN(build_memory_max) },
 	{ "build-memory-high", CONF_MEMORY, GROUP_OTHER, KEEP_OWN(build_memory_high) },
+	{ "hook-timeout", CONF_INT, GROUP_OTHER, U32, KEEP_OWN(hook_timeout) },
 	{ "build-cpu-weight", CONF_INT, GROUP_OTHER, .max = 10000, KEEP_OWN(build_cpu_weight) },
 };
 /* clang-format on */

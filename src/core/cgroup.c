@@ -18,6 +18,7 @@
 enum { PROC_MAX = 1 << 20, DEPTH_MAX = 32, DESCENDANTS_MAX = 4096 };
 
 #define LEAF_PREFIX "build-"
+#define HOOK_PREFIX "hook-"
 static const char own_leaf[] = "airplantd";
 
 enum controller { MEMORY, PIDS, CPU, N_CONTROLLERS };
@@ -28,6 +29,7 @@ struct cgroups {
 	char *path;
 	bool has[N_CONTROLLERS];
 	unsigned long next; /* makes names unique */
+	struct strv left;   /* of hooks that have ended: something is in them still */
 };
 
 static int write_at(int dir, const char *name, const char *text)
@@ -176,6 +178,9 @@ static void remove_leftovers(struct cgroups *g)
 	while (dir && (de = readdir(dir))) {
 		_cleanup_close_ int leaf = -1;
 
+		if (!strncmp(de->d_name, HOOK_PREFIX, sizeof(HOOK_PREFIX) - 1))
+			(void)unlinkat(g->dir, de->d_name, AT_REMOVEDIR); /* or it goes on */
+
 		if (strncmp(de->d_name, LEAF_PREFIX, sizeof(LEAF_PREFIX) - 1) != 0)
 			continue;
 		leaf = openat(g->dir, de->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -256,10 +261,26 @@ struct cgroups *cgroups_new(const struct core *core)
 	return g;
 }
 
+static void remove_left(struct cgroups *g)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < g->left.n; i++) {
+		if (unlinkat(g->dir, g->left.v[i], AT_REMOVEDIR) < 0 && errno == EBUSY)
+			g->left.v[n++] = g->left.v[i];
+		else
+			free(g->left.v[i]);
+	}
+	g->left.n = n;
+}
+
 void cgroups_free(struct cgroups *g)
 {
 	if (!g)
 		return;
+	if (g->dir >= 0)
+		remove_left(g);
+	strv_done(&g->left);
 	close_fdp(&g->dir);
 	free(g->path);
 	free(g);
@@ -313,29 +334,28 @@ static int set_limits(const struct cgroups *g, const struct cgroup *c, const str
 }
 
 /* "build-hello-1.0.7": what the derivation is called, without what tools would quote. */
-static void name_leaf(struct cgroup *c, const char *drv_base, unsigned long n)
+static void name_leaf(struct cgroup *c, const char *prefix, const char *name, unsigned long n)
 {
-	const char *name = strchr(drv_base, '-') ? strchr(drv_base, '-') + 1 : drv_base;
 	size_t len = strlen(name);
 
 	if (len > 4 && !strcmp(name + len - 4, ".drv"))
 		len -= 4;
 	if (len > 200)
 		len = 200;
-	snprintf(c->name, sizeof(c->name), LEAF_PREFIX "%.*s.%lu", (int)len, name, n);
+	snprintf(c->name, sizeof(c->name), "%s%.*s.%lu", prefix, (int)len, name, n);
 	for (char *p = c->name; *p; p++)
 		if (!isalnum((unsigned char)*p) && !strchr("-._", *p))
 			*p = '_';
 }
 
-int cgroup_make(struct cgroups *g, const struct core *core, const char *drv_base, bool divisible,
-		struct cgroup *ret, struct err *e)
+static int make_leaf(struct cgroups *g, const struct core *core, const char *prefix,
+		     const char *name, bool divisible, struct cgroup *ret, struct err *e)
 {
 	struct cgroup c = CGROUP_INIT;
 	int r;
 
 	do
-		name_leaf(&c, drv_base, ++g->next);
+		name_leaf(&c, prefix, name, ++g->next);
 	while ((r = mkdirat(g->dir, c.name, 0755) < 0 ? -errno : 0) == -EEXIST);
 	if (r == 0) {
 		c.fd = openat(g->dir, c.name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -350,6 +370,39 @@ int cgroup_make(struct cgroups *g, const struct core *core, const char *drv_base
 	else
 		*ret = c;
 	return r;
+}
+
+int cgroup_make(struct cgroups *g, const struct core *core, const char *drv_base, bool divisible,
+		struct cgroup *ret, struct err *e)
+{
+	const char *dash = strchr(drv_base, '-');
+
+	return make_leaf(g, core, LEAF_PREFIX, dash ? dash + 1 : drv_base, divisible, ret, e);
+}
+
+int cgroup_make_hook(struct cgroups *g, const struct core *core, const char *program,
+		     struct cgroup *ret, struct err *e)
+{
+	const char *slash = strrchr(program, '/');
+
+	remove_left(g);
+	return make_leaf(g, core, HOOK_PREFIX, slash ? slash + 1 : program, false, ret, e);
+}
+
+int cgroup_enter(const struct cgroup *c, pid_t pid)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%d", (int)pid);
+	return write_at(c->fd, "cgroup.procs", text);
+}
+
+void cgroup_leave(struct cgroups *g, struct cgroup *c)
+{
+	/* Without memory it stays until the daemon's next start. */
+	if (cgroup_remove(g, c) == -EBUSY)
+		(void)strv_add(&g->left, c->name);
+	close_fdp(&c->fd);
 }
 
 void cgroup_kill(const struct cgroup *c)

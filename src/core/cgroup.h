@@ -29,6 +29,13 @@ struct cgroup {
  * groups of its own below it. 0, or a sentence. */
 int cgroup_make(struct cgroups *g, const struct core *core, const char *drv_base, bool divisible,
 		struct cgroup *ret, struct err *e);
+/* The same for a hook: what it leaves behind on purpose goes on in it, and may outlive the daemon. */
+int cgroup_make_hook(struct cgroups *g, const struct core *core, const char *program,
+		     struct cgroup *ret, struct err *e);
+/* Moves a process that waits for its work into it: 0 or -errno. */
+int cgroup_enter(const struct cgroup *c, pid_t pid);
+/* A hook's is removed when its last process is gone: tried now, and whenever the next is made. */
+void cgroup_leave(struct cgroups *g, struct cgroup *c);
 /* Ends every process in it and below; the kernel needs a moment for that. */
 void cgroup_kill(const struct cgroup *c);
 /* 0 when it is gone (also when there was none), -EBUSY while something is left in it. */

@@ -14,6 +14,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "core/cgroup.h"
 #include "core/core.h"
 #include "core/supervisor.h"
 #include "core/spool.h"
@@ -29,13 +30,17 @@ struct hook {
 	pid_t pid;
 	uint64_t size;
 	bool end_seen;
+	struct cgroup cgroup;
 	struct loop_fd *chan_watch, *pid_watch;
+	struct loop_timer *timer;
 };
 
 static void hook_free(struct hook *h)
 {
 	loop_remove(h->chan_watch);
 	loop_remove(h->pid_watch);
+	loop_timer_cancel(h->timer);
+	cgroup_leave(h->core->cgroups, &h->cgroup);
 	close_fdp(&h->file);
 	close_fdp(&h->chan);
 	close_fdp(&h->pidfd);
@@ -52,12 +57,34 @@ static void tell_end(struct hook *h, const char *error)
 		ev->ended(h->ctx, error);
 }
 
-/* Nothing else is heard of it; what it still does, the end of its channel ends. */
+/* Nothing else is heard of it; what it still does, the end of its channel ends (build/hook.c). */
 static void give_up(struct hook *h)
 {
 	loop_remove(h->chan_watch);
 	h->chan_watch = NULL;
 	close_fdp(&h->chan);
+}
+
+/* The program and all that it has started. */
+static void end_it(struct hook *h)
+{
+	loop_timer_cancel(h->timer);
+	h->timer = NULL;
+	give_up(h);
+	cgroup_kill(&h->cgroup);
+}
+
+static void on_timeout(void *ctx)
+{
+	struct hook *h = ctx;
+	_cleanup_free_ char *text = NULL;
+
+	h->timer = NULL;
+	end_it(h);
+	if (asprintf(&text, "program '%s' timed out after %llu seconds (hook-timeout)", h->program,
+		     (unsigned long long)h->core->settings.hook_timeout) < 0)
+		text = NULL;
+	tell_end(h, text ? text : "out of memory");
 }
 
 static void take(struct hook *h, const struct msg *m)
@@ -128,6 +155,30 @@ static int launch(struct hook *h, struct err *e)
 	h->pidfd = s.pidfd;
 	h->pid = s.pid;
 	return 0;
+}
+
+/* Before it has started anything. */
+static int confine(struct hook *h, struct err *e)
+{
+	struct core *core = h->core;
+	int r;
+
+	if (!core->cgroups)
+		return 0;
+	r = cgroup_make_hook(core->cgroups, core, h->program, &h->cgroup, e);
+	if (r < 0)
+		return r;
+	r = cgroup_enter(&h->cgroup, h->pid);
+	return r < 0 ? err_errno(e, r, "moving '%s' into its cgroup", h->program) : 0;
+}
+
+static int set_timer(struct hook *h, struct err *e)
+{
+	uint64_t seconds = h->core->settings.hook_timeout;
+
+	if (!seconds || loop_timer(h->core->loop, seconds * 1000000, on_timeout, h, &h->timer) == 0)
+		return 0;
+	return err_errno(e, -ENOMEM, "starting '%s'", h->program);
 }
 
 /* What the service manager told the daemon alone, and what would send a client elsewhere. */
@@ -209,11 +260,19 @@ int hook_start(struct core *core, const struct hook_job *job, const struct hook_
 	if (!h)
 		return err_errno(e, -ENOMEM, "starting '%s'", job->program);
 	*h = (struct hook){
-		.core = core, .ev = ev, .ctx = ctx, .file = -1, .chan = -1, .pidfd = -1
+		.core = core,
+		.ev = ev,
+		.ctx = ctx,
+		.file = -1,
+		.chan = -1,
+		.pidfd = -1,
+		.cgroup = CGROUP_INIT,
 	};
 	h->program = strdup(job->program);
 	r = h->program ? open_file(h, e) : err_errno(e, -ENOMEM, "starting a hook");
 	r = r ? r : launch(h, e);
+	r = r ? r : confine(h, e);
+	r = r ? r : set_timer(h, e);
 	r = r ? r : send_job(h, job, e);
 	r = r ? r : watch(h, e);
 	if (r == 0) {
@@ -231,7 +290,7 @@ int hook_start(struct core *core, const struct hook_job *job, const struct hook_
 void hook_cancel(struct hook *h)
 {
 	h->ev = NULL;
-	give_up(h);
+	end_it(h);
 }
 
 int hook_log_fd(const struct hook *h)

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from conftest import DAEMON, wait_for
+from conftest import DAEMON, PRELUDE, wait_for
 
 
 def v2_mount():
@@ -146,7 +146,7 @@ def test_leftovers_of_a_killed_daemon(delegated):
     d.core.terminate()
     d.core.wait()
     d.start_core()
-    assert d.group.leaves() == ["airplantd"]
+    wait_for(lambda: d.group.leaves() == ["airplantd"], d.daemon_log)  # it listens before it looks there
 
 
 def test_a_group_with_another_name(delegated):
@@ -218,3 +218,34 @@ def test_clients_cannot_change_limits(delegated):
     assert r.returncode == 0
     if "pids" in (v2_mount() / "cgroup.controllers").read_text().split():
         assert "processes" in d.daemon_log.read_text()
+
+
+def test_hooks_have_a_group_and_are_ended_with_it(delegated):
+    d = delegated("single", own_conf="hook-timeout = 2\n")
+    hook = d.base / "hook"
+    number = 200000 + os.getpid()
+    # Two forks away from a parent that is gone, in a session of its own.
+    hook.write_text(f"#!/bin/sh\n[ ! -e {d.base}/quick ] || exec setsid -f sleep {number} > /dev/null 2>&1\n(setsid sleep {number} &)\nsleep {number}\n")
+    hook.chmod(0o755)
+    d.write_conf(f"post-build-hook = {hook}\n")
+    d.start()
+    client = d.popen("nix-build", "--no-out-link", "-E", PRELUDE + 'sh "x" "echo > $out"')
+    wait_for(lambda: "hook-hook.2" in d.group.leaves(), d.daemon_log)
+    procs = d.group.path / "hook-hook.2/cgroup.procs"
+
+    def names():
+        return [open(f"/proc/{p}/comm").read().strip() for p in procs.read_text().split()]
+    wait_for(lambda: names().count("sleep") == 2, d.daemon_log)
+    assert "airplantd" not in names()
+    out = client.communicate(timeout=60)[0]
+    assert client.returncode != 0 and "timed out after 2 seconds" in out
+    wait_for(lambda: not procs.exists() or not procs.read_text(), d.daemon_log)
+    (d.base / "quick").touch()
+    d.nix_build('sh "y" "echo > $out"')
+    (left,) = [n for n in d.group.leaves() if n.startswith("hook-hook.") and (d.group.path / n / "cgroup.procs").read_text()]
+    pids = (d.group.path / left / "cgroup.procs").read_text().split()  # on purpose: it goes on
+    for p in pids:
+        os.kill(int(p), signal.SIGKILL)
+    wait_for(lambda: not (d.group.path / left / "cgroup.procs").read_text(), d.daemon_log)
+    d.nix_build('sh "z" "echo > $out"')
+    assert left not in d.group.leaves()

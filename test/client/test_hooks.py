@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import ALICE, BOB, DAEMON
+from conftest import ALICE, BOB, DAEMON, wait_for
 
 
 def hook(d, name, text):
@@ -178,3 +178,42 @@ def test_a_check_of_one_output_needs_no_other(make_daemon):
     assert not os.path.exists(doc)
     r = d.nix_build(f'({expr}).doc', args=["--check"], check=False)
     assert "are not valid, so checking is not possible" in r.stderr
+
+
+def sleepers(d, seconds):
+    """Processes of the machine that sleep for just so long."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if open(f"/proc/{pid}/cmdline", "rb").read() == f"sleep\0{seconds}\0".encode():
+                found.append(int(pid))
+        except OSError:
+            pass
+    return found
+
+
+HANGS = "setsid sleep {0} > /dev/null 2>&1 &\n(setsid sleep {0} &)\nsleep {0}\n"
+
+
+def test_a_hook_has_a_time_limit_and_is_ended_whole(plain):
+    """Also what it has started and what is in a session of its own. Here without cgroups; see test_cgroup.py."""
+    d = plain
+    number = 100000 + os.getpid()
+    d.own_conf = "hook-timeout = 1\n"
+    start(d, f"post-build-hook = {hook(d, 'post', HANGS.format(number))}\n")
+    r = d.nix_build('sh "x" "echo > $out"', check=False, timeout=60)
+    assert r.returncode != 0 and f"program '{d.base}/post' timed out after 1 seconds (hook-timeout)" in r.stderr, r.stderr
+    wait_for(lambda: not sleepers(d, number), d.daemon_log)
+    hook(d, "post", f"setsid sleep {number} > /dev/null 2>&1 &\n")
+    d.nix_build('sh "y" "echo > $out"')
+    (pid,) = sleepers(d, number)  # left behind on purpose: as upstream, it goes on
+    os.kill(pid, 9)
+
+
+def test_too_much_output_is_told(plain):
+    d = plain
+    h = hook(d, "post", "head -c 70000000 /dev/zero | tr '\\0' x | fold -w 1000")
+    start(d, f"post-build-hook = {h}\n")
+    r = d.nix_build('sh "x" "echo > $out"', args=["--log-format", "internal-json"])
+    assert "[what it prints beyond 64 MiB is not shown]" in r.stderr
+    assert 64 << 20 < len(r.stderr) < 90 << 20
