@@ -303,7 +303,7 @@ static _noreturn_ void run_builder(struct build *b)
 	}
 	execve(builder, argv, envp);
 fail:
-	dprintf(2, "executing " Q_ARG ": %s", builder, strerror(errno));
+	dprintf(2, C_RED "error:" C_NORMAL " executing " Q_ARG ": %s\n", builder, strerror(errno));
 	_exit(1);
 }
 

@@ -77,7 +77,7 @@ static _Noreturn void become(struct hook *h, int out, char **argv, char **env)
 	}
 	environ = env;
 	execvp(h->job.program, argv);
-	dprintf(STDERR_FILENO, "error: executing '%s': %s\n", h->job.program, strerror(errno));
+	dprintf(STDERR_FILENO, "error: executing \"%s\": %s\n", h->job.program, strerror(errno));
 	_exit(1);
 }
 
@@ -208,9 +208,9 @@ static int judge(struct hook *h, struct err *e)
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 0;
 	if (WIFEXITED(status))
-		return err_set(e, 1, "program '%s' failed with exit code %d", h->job.program,
+		return err_set(e, 1, "program \"%s\" failed with exit code %d", h->job.program,
 			       WEXITSTATUS(status));
-	return err_set(e, 1, "program '%s' failed due to signal %d (%s)", h->job.program,
+	return err_set(e, 1, "program \"%s\" failed due to signal %d (%s)", h->job.program,
 		       WTERMSIG(status), strsignal(WTERMSIG(status)));
 }
 

@@ -74,7 +74,7 @@ int tree_result(int r, const struct work *w, const struct build_output *o, struc
 				      "are refused as well)",
 				      text);
 	}
-	err_prefix(e, "output '%s' of '%s/%s'", o->name, w->b->s.store_dir, w->b->s.drv);
+	err_prefix(e, "output '%s' of '%s/%s': ", o->name, w->b->s.store_dir, w->b->s.drv);
 	return r > 0 ? REJECTED : r;
 }
 

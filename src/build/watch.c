@@ -84,6 +84,19 @@ static void hung_up(struct watch *w)
 		(void)syscall(SYS_pidfd_send_signal, w->b->pidfd, SIGKILL, NULL, 0);
 }
 
+/* How much of what came the limit lets through; more ends the build. */
+static ssize_t below_limit(struct watch *w, ssize_t n)
+{
+	uint64_t max = w->b->s.max_log_bytes, left = max - w->log_bytes;
+
+	if (max && (uint64_t)n > left) {
+		end_build(w, TALKATIVE);
+		n = (ssize_t)left;
+	}
+	w->log_bytes += (uint64_t)n;
+	return n;
+}
+
 static void read_terminal(struct watch *w, uint64_t now)
 {
 	char data[16 * 1024];
@@ -100,11 +113,9 @@ static void read_terminal(struct watch *w, uint64_t now)
 			return;
 		}
 		w->last_output_usec = now;
-		w->log_bytes += (uint64_t)n;
-		if (w->b->s.max_log_bytes && w->log_bytes > w->b->s.max_log_bytes)
-			end_build(w, TALKATIVE);
 		if (w->verdict == TALKATIVE)
 			continue; /* read on, so that nothing blocks, but keep no more */
+		n = below_limit(w, n);
 		(void)logfile_write(w->b->log, data, (size_t)n); /* a short log ends no build */
 	}
 }

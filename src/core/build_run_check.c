@@ -46,7 +46,7 @@ char *run_keep_failed(struct build_run *run)
 	}
 	free(run->keep_path);
 	run->keep_path = NULL;
-	if (asprintf(&text, "note: keeping build directory '%s'", path) >= 0)
+	if (asprintf(&text, "note: keeping build directory \"%s\"", path) >= 0)
 		run->ev->note(run->ctx, 0, text);
 	else
 		text = NULL;
@@ -76,8 +76,8 @@ static int put_beside(struct build_run *run, const struct build_stage_input *in,
 		return err_errno(&run->error, r, "moving what was built to '%s/%s'",
 				 core->store_dir, name);
 	return err_set(&run->error, STAGE_DIFFERS,
-		       "derivation '%s/%s' may not be deterministic: output '%s/%s' differs from "
-		       "'%s/%s'",
+		       "derivation '%s/%s' may not be deterministic: output \"%s/%s\" differs from "
+		       "\"%s/%s\"",
 		       core->store_dir, run->drv_base, core->store_dir, base, core->store_dir,
 		       name);
 }

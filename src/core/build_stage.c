@@ -244,7 +244,7 @@ int build_compare(const struct build_stage_input *in, struct store_path *ret_dif
 		if (memcmp(known.nar_hash, made[i].info.nar_hash, sizeof(known.nar_hash)))
 			return err_set(e, STAGE_DIFFERS,
 				       "derivation '%s/%s' may not be deterministic: output "
-				       "'%s/%s' differs",
+				       "\"%s/%s\" differs",
 				       in->store_dir, in->drv_base, in->store_dir,
 				       made[i].info.path.base);
 	}

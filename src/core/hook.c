@@ -81,7 +81,7 @@ static void on_timeout(void *ctx)
 
 	h->timer = NULL;
 	end_it(h);
-	if (asprintf(&text, "program '%s' timed out after %llu seconds (hook-timeout)", h->program,
+	if (asprintf(&text, "program \"%s\" timed out after %llu seconds (hook-timeout)", h->program,
 		     (unsigned long long)h->core->settings.hook_timeout) < 0)
 		text = NULL;
 	tell_end(h, text ? text : "out of memory");

@@ -64,7 +64,7 @@ def test_a_failing_post_build_hook_ends_the_request_and_not_the_build(plain):
     expr = 'let a = sh "first" "echo a > $out"; in sh "second" "cat ${a} > $out"'
     r = d.nix_build(expr, check=False, args=["--keep-going"])
     assert r.returncode != 0
-    assert f"program '{d.base}/post' failed with exit code 3" in r.stderr, r.stderr
+    assert f'program "{d.base}/post" failed with exit code 3' in r.stderr, r.stderr
     made = [p for p in os.listdir(d.store) if p.endswith("-first")]
     assert len(made) == 1 and not [p for p in os.listdir(d.store) if p.endswith("-second")]
     d.run("nix-store", "--check-validity", d.store / made[0])
@@ -116,7 +116,7 @@ def test_pre_build_hook_adds_sandbox_paths(plain):
     assert r.returncode != 0 and "unknown pre-build hook command 'make-coffee'" in r.stderr
     hook(d, "pre", "exit 4")
     r = d.nix_build('sh "z" "echo > $out"', check=False)
-    assert f"program '{h}' failed with exit code 4" in r.stderr
+    assert f'program "{h}" failed with exit code 4' in r.stderr
 
 
 def changing(d):
@@ -136,11 +136,11 @@ def test_check_keeps_what_differs(make_daemon, client):
     old = open(out).read()
     changing(d)
     r = d.nix_build(expr, user=client, check=False, args=["--check"])
-    assert r.returncode != 0 and f"may not be deterministic: output '{out}' differs" in r.stderr, r.stderr
+    assert r.returncode != 0 and f'may not be deterministic: output "{out}" differs' in r.stderr, r.stderr
     assert "differs from" not in r.stderr and not os.path.exists(out + ".check")
     for _ in range(2):  # the second time there is one in the way
         r = d.nix_build(expr, user=client, check=False, args=["--check", "--keep-failed"])
-        assert r.returncode != 0 and f"output '{out}' differs from '{out}.check'" in r.stderr, r.stderr
+        assert r.returncode != 0 and f'output "{out}" differs from "{out}.check"' in r.stderr, r.stderr
         assert "note: keeping build directory" in r.stderr
         assert open(out).read() == old and open(out + ".check").read() == (d.base / "seed").read_text()
         assert oct(os.stat(out + ".check").st_mode & 0o7777) == "0o444"
@@ -165,7 +165,7 @@ def test_diff_hook_sees_both(plain):
     (d.base / "diff.fail").touch()
     r = d.nix_build(expr, check=False, args=["--check"])
     assert r.returncode != 0
-    assert f"diff hook execution failed: diff-hook program '{h}' failed with exit code 1" in r.stderr, r.stderr
+    assert f'diff hook execution failed: diff-hook program "{h}" failed with exit code 1' in r.stderr, r.stderr
 
 
 def test_a_check_of_one_output_needs_no_other(make_daemon):
@@ -202,7 +202,7 @@ def test_a_hook_has_a_time_limit_and_is_ended_whole(plain):
     d.own_conf = "hook-timeout = 1\n"
     start(d, f"post-build-hook = {hook(d, 'post', HANGS.format(number))}\n")
     r = d.nix_build('sh "x" "echo > $out"', check=False, timeout=60)
-    assert r.returncode != 0 and f"program '{d.base}/post' timed out after 1 seconds (hook-timeout)" in r.stderr, r.stderr
+    assert r.returncode != 0 and f'program "{d.base}/post" timed out after 1 seconds (hook-timeout)' in r.stderr, r.stderr
     wait_for(lambda: not sleepers(d, number), d.daemon_log)
     hook(d, "post", f"setsid sleep {number} > /dev/null 2>&1 &\n")
     d.nix_build('sh "y" "echo > $out"')

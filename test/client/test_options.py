@@ -98,7 +98,7 @@ def test_log_size_limit(make_daemon):
 
 def test_keep_failed(daemon):
     r = daemon.nix_build('sh "kept" "echo remains > file; exit 1"', check=False, args=["--keep-failed"])
-    kept = re.search(r"keeping build directory '([^']+)'", r.stderr)
+    kept = re.search(r'keeping build directory "([^"]+)"', r.stderr)
     assert r.returncode != 0 and kept, r.stderr
     files = [os.path.join(d, f) for d, _, names in os.walk(kept.group(1)) for f in names]
     text = [open(f).read() for f in files if f.endswith("/file")]
@@ -129,7 +129,7 @@ def test_kept_is_a_copy_for_one_user(daemon):
         echo one > a; ln a b; ln -s /etc/passwd link; mkfifo pipe; mkdir open closed; chmod 777 . open; echo s > closed/secret
         chmod 000 closed/secret closed; printf '#!x' > run; chmod 755 run; exit 1"""
     r = daemon.nix_build(f'sh "kept" \'\'{script}\'\'', check=False, args=["--keep-failed"])
-    kept = pathlib.Path(re.search(r"keeping build directory '([^']+)'", r.stderr).group(1))
+    kept = pathlib.Path(re.search(r'keeping build directory "([^"]+)"', r.stderr).group(1))
     build = next(p.parent for p in kept.rglob("run"))
     uid = pwd.getpwnam(DAEMON).pw_uid
     for path in [kept, *kept.rglob("*")]:

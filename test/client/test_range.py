@@ -72,7 +72,7 @@ def test_outputs_and_leftovers_of_all_its_ids(ranged):
 def test_keep_failed(ranged):
     r = build(ranged, "failing", "$b mkdir /build/d; echo kept > /build/d/f; $b chown -R 77:88 /build/d; "
               "$b chmod 4755 /build/d/f; exit 3", check=False, args=("--keep-failed",))
-    path = re.search("keeping build directory '([^']+)'", r.stderr)
+    path = re.search('keeping build directory "([^"]+)"', r.stderr)
     assert r.returncode != 0 and path, r.stderr
     kept = pathlib.Path(path[1]) / "d/f"
     st = kept.stat()
