@@ -116,7 +116,7 @@ def test_a_build_without_a_sandbox_is_kept_where_it_was(make_daemon):
         for script, code in (("echo at $PWD; echo remains > file; exit 1", 1), ("echo at $PWD; echo > $out", 0)):
             r = d.nix_build(f'sh "kept" "{script}"', check=False, args=["--keep-failed"])
             place = re.search("^at (.*)$", r.stderr, re.M).group(1)
-            kept = re.findall(r"keeping build directory '([^']+)'", r.stderr)
+            kept = re.findall(r'keeping build directory "([^"]+)"', r.stderr)
             assert (r.returncode != 0, kept) == (code != 0, [place] * code), r.stderr
             if code:
                 assert d.run("cat", f"{place}/file").stdout == "remains\n"
