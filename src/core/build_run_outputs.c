@@ -50,7 +50,7 @@ static void on_placed(void *ctx, const struct err *e)
 	for (size_t i = 0; paths.v && i < paths.n; i++)
 		paths.v[i] = run->outcome.outputs[i].path;
 	if (e || !run->optimise || !paths.v ||
-	    optimise_soon(run->runs->core, &paths, &on_optimise, run, &run->optimising) < 0)
+	    optimise_soon(run->runs->core, &paths, run->job.replace, &on_optimise, run, &run->optimising) < 0)
 		placed(run, e);
 }
 

@@ -28,7 +28,7 @@ struct optimise_job {
 	struct optimise_job *next;
 	struct strv paths; /* of additions: heap. A whole run's are loaded when it begins */
 	uint64_t n_paths;
-	bool whole;
+	bool whole, repaired;
 	const struct optimise_events *ev; /* NULL: nobody listens */
 	void *ctx;
 	uint64_t files, bytes;
@@ -109,7 +109,12 @@ static int work_paths(struct work *w, struct optimise *o, struct err *e)
 static int work(void *ctx)
 {
 	struct work *w = ctx;
-	struct optimise o = { .store = -1, .links = -1, .temp = -1, .note = note, .ctx = w };
+	struct optimise o = { .store = -1,
+			      .links = -1,
+			      .temp = -1,
+			      .note = note,
+			      .ctx = w,
+			      .distrust = w->job->repaired };
 	struct report report = { .kind = REPORT_ERROR };
 	_cleanup_err_ struct err e = {};
 	int r = open_dirs(w, &o);
@@ -286,8 +291,8 @@ int optimise_store(struct core *core, const struct optimise_events *ev, void *ct
 	return 0;
 }
 
-int optimise_soon(struct core *core, const struct strv *paths, const struct optimise_events *ev,
-		  void *ctx, struct optimise_job **ret)
+int optimise_soon(struct core *core, const struct strv *paths, bool repaired,
+		  const struct optimise_events *ev, void *ctx, struct optimise_job **ret)
 {
 	struct optimise_job *job = job_new(core, ev, ctx);
 
@@ -298,6 +303,7 @@ int optimise_soon(struct core *core, const struct strv *paths, const struct opti
 		}
 	if (!job)
 		return -ENOMEM;
+	job->repaired = repaired;
 	*ret = job;
 	job_queue(job);
 	return 0;
@@ -313,7 +319,7 @@ static void on_later(void *ctx)
 	job_queue(job);
 }
 
-void optimise_later(struct core *core, const char *base)
+void optimise_later(struct core *core, const char *base, bool repaired)
 {
 	struct optimiser *o = core->optimiser;
 
@@ -322,6 +328,7 @@ void optimise_later(struct core *core, const char *base)
 	/* What is lost here the next whole run finds. */
 	if (!o->later || o->later->paths.n >= LATER_MAX || strv_add(&o->later->paths, base) < 0)
 		return;
+	o->later->repaired = o->later->repaired || repaired;
 	if (!o->timer && loop_timer(core->loop, LATER_USEC, on_later, o, &o->timer) < 0)
 		o->timer = NULL;
 }

@@ -27,9 +27,10 @@ void optimiser_free(struct optimiser *o);
 int optimise_store(struct core *core, const struct optimise_events *ev, void *ctx,
 		   struct optimise_job **ret, struct err *e);
 /* These paths (copied) before others that wait. `done` alone is called. 0 or -ENOMEM. */
-int optimise_soon(struct core *core, const struct strv *paths, const struct optimise_events *ev,
+int optimise_soon(struct core *core, const struct strv *paths, bool repaired,
+		  const struct optimise_events *ev,
 		  void *ctx, struct optimise_job **ret);
 /* When there is nothing else to do. */
-void optimise_later(struct core *core, const char *base);
+void optimise_later(struct core *core, const char *base, bool repaired);
 /* Before `done` was called: no event comes any more. NULL is fine. */
 void optimise_forget(struct optimise_job *job);

@@ -372,7 +372,7 @@ static void commit(struct place *p, struct batch *list)
 static void share_files(struct core *core, const struct batch *b)
 {
 	for (size_t i = 0; b->err.code == 0 && i < b->n_regs; i++)
-		optimise_later(core, b->regs[i].info.path.base);
+		optimise_later(core, b->regs[i].info.path.base, b->replaced[i]);
 }
 
 /* A collection that runs does not know them: neither what is new nor that it needs its references.

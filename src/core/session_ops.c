@@ -19,6 +19,7 @@
 
 enum {
 	OP_ARENA = 3 * SESSION_MSG_MAX,
+	LINK_NAME_LEN = 52,
 	OBJECTS_MAX = 1 << 20,
 	LOG_MAX = 1 << 30 /* bytes */
 };
@@ -412,6 +413,31 @@ static void op_invalidate(struct session *s, struct msg *m, void *record, struct
 		done_with(s, m->id, forget_gone(s->all->core, &path, &e), &e);
 }
 
+/* A file in .links is there to save space alone. */
+static void op_drop_link(struct session *s, struct msg *m, void *record, struct arena *a)
+{
+	static const char digits[] = "0123456789abcdfghijklmnpqrsvwxyz";
+	const struct session_text *t = record;
+	_cleanup_close_ int links = -1;
+	_cleanup_err_ struct err e = {};
+	int r = 0;
+
+	(void)a;
+	if (!s->peer.trusted) {
+		refuse(s, m->id, "you are not privileged to repair paths");
+		return;
+	}
+	if (strlen(t->text) != LINK_NAME_LEN || strspn(t->text, digits) != LINK_NAME_LEN) {
+		session_misbehaves(s, "a name that no link has");
+		return;
+	}
+	links = openat(s->all->core->store_fd, ".links",
+		       O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (links < 0 || (unlinkat(links, t->text, 0) < 0 && errno != ENOENT))
+		r = err_errno(&e, -errno, "removing the link '%s'", t->text);
+	done_with(s, m->id, r, &e);
+}
+
 static void op_perm_root(struct session *s, struct msg *m, void *record, struct arena *a)
 {
 	const struct session_root *root = record;
@@ -472,6 +498,7 @@ static const struct op {
 	{ SESSION_COLLECT, &session_collect_layout, op_collect },
 	{ SESSION_ADD_LOG, &session_log_layout, op_add_log },
 	{ SESSION_INVALIDATE, &session_text_layout, op_invalidate },
+	{ SESSION_DROP_LINK, &session_text_layout, op_drop_link },
 	{ SESSION_PERM_ROOT, &session_root_layout, op_perm_root },
 	{ SESSION_TEMP_ROOTS, &session_texts_layout, op_temp_roots },
 	{ SESSION_ALLOWED, &session_texts_layout, op_allowed },

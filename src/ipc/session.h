@@ -30,6 +30,7 @@ enum session_msg {
 	SESSION_REALISATION,   /* struct session_realisation -> SESSION_DONE */
 	SESSION_BUILD,	       /* struct session_build -> events, then SESSION_BUILT */
 	SESSION_ADD_LOG,       /* struct session_log -> SESSION_DONE */
+	SESSION_DROP_LINK,  /* struct session_text (name in .links): it is corrupt -> SESSION_DONE */
 	SESSION_INVALIDATE, /* struct session_text (base name): its files are gone -> SESSION_DONE
 			     */
 	SESSION_PERM_ROOT,  /* struct session_root -> SESSION_DONE */

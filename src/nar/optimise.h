@@ -5,6 +5,7 @@
  * at worst a directory that its owner may write. Linked by the core's child. */
 #pragma once
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "base/err.h"
@@ -14,6 +15,8 @@ struct optimise {
 	/* Inodes that have a name in .links, sorted: what is among them is not read again. */
 	ino_t *known;
 	size_t n_known;
+	/* Something was repaired: what .links has is measured before it is put in its place. */
+	bool distrust;
 	uint64_t files, bytes; /* replaced so far, and what that freed */
 	void (*note)(void *ctx, unsigned level, const char *text);
 	void *ctx;

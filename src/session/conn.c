@@ -12,10 +12,24 @@
 #include "base/fd.h"
 #include "session/session.h"
 
+/* A socket that can be written to at all takes so much. */
+enum { AT_ONCE = 96 * 1024 };
+
+/* A client that does not read its answer must not keep the database's log from being checkpointed:
+ * what would block, or might, is written without a snapshot. */
+static bool goes_at_once(const struct session *s, size_t len)
+{
+	struct pollfd p = { .fd = s->fd_out, .events = POLLOUT };
+
+	return len <= AT_ONCE && poll(&p, 1, 0) == 1 && (p.revents & POLLOUT);
+}
+
 static int flush_out(struct wire_out *out)
 {
 	struct session *s = out->ctx;
 
+	if (s->snapshot && !goes_at_once(s, out->b.len))
+		store_release(s);
 	int r = write_full(s->fd_out, out->b.data, out->b.len);
 	buf_clear(&out->b);
 	return r;

@@ -153,6 +153,18 @@ static void print_hash(const uint8_t bytes[32], char ret[static 64])
 }
 
 /* The files that optimising links to are named after their contents. */
+/* Whoever needs a link makes it anew. */
+static int drop_link(struct verify *v, const char *name, struct err *e)
+{
+	int r = v->repair ? core_text(v->s, SESSION_DROP_LINK, name, e) : 0;
+
+	if (v->repair && r == 0)
+		tell(v->s, LVL_INFO, "removed link \"%s/.links/%s\"", v->s->client.store_dir, name);
+	else
+		v->errors = true;
+	return r;
+}
+
 static int check_links(struct verify *v, struct err *e)
 {
 	int fd = openat(v->s->store, ".links", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -181,11 +193,11 @@ static int check_links(struct verify *v, struct err *e)
 		print_hash(facts.nar_hash, hash);
 		if (strcmp(hash, de->d_name)) {
 			tell(v->s, LVL_ERROR,
-			     "link '%s/.links/%s' was modified! expected hash %s, got '%s'",
+			     "link \"%s/.links/%s\" was modified! expected hash %s, got '%s'",
 			     v->s->client.store_dir, de->d_name, de->d_name, hash);
-			v->errors = true;
+			r = drop_link(v, de->d_name, e);
 		}
-		r = still_wanted(v->s);
+		r = r ?: still_wanted(v->s);
 	}
 	closedir(d);
 	return r;

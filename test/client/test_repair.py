@@ -115,3 +115,39 @@ def test_adding_with_repair_replaces_contents(built):
     spoil(path)
     d.run("nix-instantiate", "--eval", "--repair", "--read-write-mode", "-E", f'"${{{f}}}"', user="root")
     is_whole(d, path, "plain")
+
+
+# -- .links: a second name of each file, after its hash --------------------------------------------
+
+@pytest.fixture
+def linked(make_daemon):
+    """Two outputs whose one file is the same inode, and a third name of it in .links; it is then changed in place."""
+    d = make_daemon("single", "auto-optimise-store = true\n")
+    expr = '[ (sh "a" "echo a; echo same > $out") (sh "b" "echo b; echo same > $out") ]'
+    a, b = d.nix_build(expr, user="root").stdout.split()
+    (link,) = [l for l in (d.store / ".links").iterdir() if l.stat().st_ino == os.stat(a).st_ino]
+    assert os.stat(a).st_nlink == 3
+    os.chmod(a, 0o644)
+    with open(a, "r+") as f:
+        f.write("evil")
+    os.chmod(a, 0o444)
+    os.utime(a, (1, 1))  # nothing but the contents tells
+    return d, expr, a, b, link
+
+
+def test_a_corrupt_link_does_not_come_back(linked):
+    d, expr, a, b, link = linked
+    r = d.nix_build(expr, user="root", args=["--repair"])
+    assert [open(p).read() for p in (a, b, link)] == ["same\n"] * 3, r.stderr
+    assert os.stat(a).st_ino == os.stat(b).st_ino == link.stat().st_ino
+    d.run("nix-store", "--verify", "--check-contents", user="root")
+
+
+def test_verify_removes_corrupt_links(linked):
+    d, expr, a, b, link = linked
+    r = d.run("nix-store", "--verify", "--check-contents", user="root", check=False)
+    assert r.returncode == 1 and f'link "{link}" was modified! expected hash {link.name}, got \'' in r.stderr and link.exists()
+    r = d.run("nix-store", "--verify", "--check-contents", "--repair", user="root")
+    assert f'removed link "{link}"' in r.stderr
+    assert [open(p).read() for p in (a, b, link)] == ["same\n"] * 3
+    assert d.run("nix-store", "--verify", "--check-contents", user="root").returncode == 0
