@@ -135,8 +135,8 @@ static bool stage(struct session *s, const struct session_object *o, struct stag
 	if (*o->deriver && !parse(s, o->deriver, &path))
 		return false;
 	for (size_t i = 0; i < o->sigs.n; i++)
-		if (strchr(o->sigs.v[i], ' ')) {
-			session_misbehaves(s, "a signature with a space in it");
+		if (!signature_has_form(o->sigs.v[i])) {
+			session_misbehaves(s, "a corrupt signature");
 			return false;
 		}
 	memcpy(ret->info.nar_hash, o->nar_hash, sizeof(o->nar_hash));
@@ -294,8 +294,8 @@ static void op_add_sigs(struct session *s, struct msg *m, void *record, struct a
 	if (!parse(s, sigs->path, &path))
 		return;
 	for (size_t i = 0; i < sigs->sigs.n; i++)
-		if (!*sigs->sigs.v[i] || strchr(sigs->sigs.v[i], ' ')) {
-			session_misbehaves(s, "a signature with a space in it");
+		if (!signature_has_form(sigs->sigs.v[i])) {
+			session_misbehaves(s, "a corrupt signature");
 			return;
 		}
 	place_flush(core->place); /* it may have been added in this round */
@@ -326,8 +326,8 @@ static void op_realisation(struct session *s, struct msg *m, void *record, struc
 		return;
 	}
 	for (size_t i = 0; i < row.sigs.n; i++)
-		if (!*row.sigs.v[i] || strpbrk(row.sigs.v[i], " \t\n")) {
-			session_misbehaves(s, "a signature with a space in it");
+		if (!signature_has_form(row.sigs.v[i])) {
+			session_misbehaves(s, "a corrupt signature");
 			return;
 		}
 	memcpy(row.drv_hash, from->drv_hash, sizeof(row.drv_hash));

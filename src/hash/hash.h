@@ -46,5 +46,8 @@ int base32_decode(const char *text, size_t text_len, uint8_t *ret,
 		  size_t ret_len); /* 0 or HASH_BAD */
 void base16_encode(const uint8_t *data, size_t len, char *ret);
 int base16_decode(const char *text, size_t text_len, uint8_t *ret, size_t ret_len);
+/* name ":" base64, as Nix 2.34 reads signatures: one of another form in a row makes the path unreadable
+ * for it. Whether it is anybody's signature is another matter. */
+bool signature_has_form(const char *text);
 /* Folds a hash by xor, as store path digests are. */
 void hash_compress(const uint8_t *data, size_t len, uint8_t *ret, size_t ret_len);

@@ -197,3 +197,13 @@ int hash_parse(const char *text, const enum hash_algo *algo, struct hash *ret, s
 			       hash_algo_name(*algo));
 	return parse_digits(sep + 1, found, is_sri, ret, e);
 }
+
+bool signature_has_form(const char *text)
+{
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	const char *colon = strchr(text, ':');
+	size_t n = colon ? strspn(colon + 1, digits) : 0;
+
+	return colon && colon > text && !strpbrk(text, " \t\n\r") && n >= 2 &&
+	       strspn(colon + 1 + n, "=") == strlen(colon + 1 + n);
+}

@@ -37,7 +37,7 @@ static int parse_sigs(struct json *j, struct arena *a, struct strv *ret)
 		if (r || !more)
 			break;
 		r = json_string(j, &sig);
-		if (!r && (!*sig || strpbrk(sig, " \t\n") || strv_add_arena(ret, a, sig) < 0))
+		if (!r && (!signature_has_form(sig) || strv_add_arena(ret, a, sig) < 0))
 			r = JSON_BAD;
 	}
 	return r;

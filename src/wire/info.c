@@ -78,7 +78,7 @@ int wire_sigs(struct wire_in *in, struct arena *a, struct strv *ret)
 	if (r)
 		return r;
 	for (size_t i = 0; i < list.n; i++)
-		if (!*list.v[i] || strpbrk(list.v[i], " \t\n\r"))
+		if (!signature_has_form(list.v[i]))
 			return err_set(in->e, WIRE_BAD, "signature '%s' is corrupt", list.v[i]);
 	strv_sort_uniq(&list, false);
 	*ret = list;

@@ -218,6 +218,15 @@ def test_unknown_operation(m, number):
     refused(m.untrusted(), number, text="invalid operation")
 
 
+@pytest.mark.parametrize("text", ["nonsense", ":AAAA", "k:", "k:A", "k:A A", "k:AA\n", "k:AA=A", "k:A*", "a b:AAAA"])
+def test_corrupt_signature(m, text):
+    """2.34 cannot read a path's row that has one: nobody may put it there."""
+    refused(m.untrusted(), 37, m.known, strings([text]), text="is corrupt")
+    dump = nar(b"signed")
+    refused(m.untrusted(), 39, nar_head(source_path(m.store, "signed", dump), dump, sigs=[text], ca=source_ca(dump)), frames(dump),
+            text="is corrupt")
+
+
 STRING_FIRST = [1, 4, 5, 6, 7, 8, 10, 11, 12, 18, 26, 28, 29, 33, 36, 37, 38, 39, 41, 42, 43, 45, 47]
 LIST_FIRST = [9, 30, 31, 32, 40, 46, 49]
 

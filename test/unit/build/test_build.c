@@ -242,7 +242,8 @@ static void check_exec(struct peer *p)
 	p->start.builder = "/nix/store/none";
 	expect(p, "", PERMANENT_FAILURE);
 	assert_string_equal(p->log,
-			    "executing '" M "/nix/store/none" N "': No such file or directory");
+			    "\x1b[31;1merror:" N " executing '" M "/nix/store/none" N
+			    "': No such file or directory\n");
 }
 
 static void check_bind(struct peer *p)

@@ -34,6 +34,7 @@ static const char *const unreachable[] = {
 	"build-pids-max",
 	"build-memory-max",
 	"build-memory-high",
+	"hook-timeout",
 	"build-cpu-weight",
 	"show-trace",
 	"json-log-path",
