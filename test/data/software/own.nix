@@ -1,5 +1,6 @@
 # Small software that is at hand: two libraries of Airplant's own, by the host's toolchain. With several outputs, a
-# build on top of another, and the same as floating content-addressed derivations.
+# build on top of another, and the same as floating content-addressed derivations (none of which names itself: versions
+# from 2.9 to 2.34 hash such outputs differently).
 { src, system ? builtins.currentSystem }:
 let
   make = attrs: script: derivation ({
@@ -24,7 +25,7 @@ let
     path = make (attrs // { name = "path${suffix}"; below = base.dev; base_out = base; }) ''
       ${compile "path"}
       printf 'int main(void){return 0;}' > t.c
-      gcc t.c $(cat $dev/flags) $(cat $below/flags) -Wl,-rpath,$out/lib:$base_out/lib -o $out/linked
+      gcc t.c $(cat $dev/flags) $(cat $below/flags) -Wl,-rpath,$base_out/lib -o $out/linked
     '';
   };
 in [ (chain { } "").path (chain floating "-ca").path ]
