@@ -231,6 +231,87 @@ static void a_wide_graph_costs_no_more_per_build(void **state)
 	assert_true(broad < 10 * narrow + 20);
 }
 
+/* It has its slot again before it hears its answer, and before others start. */
+static void who_waits_within_lends_its_slot(void **state)
+{
+	struct client c, inner;
+	int n[4], asked;
+
+	(void)state;
+	world_reset(1);
+	leaves(n, 4);
+	asked = node_add(NULL, 0);
+	ask(&c, n, 4, 1000, 1, false);
+	world_run();
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(running(), 1);
+		int outer = -1;
+
+		for (int k = 0; k < 4; k++)
+			outer = build_of(n[k]) ? n[k] : outer;
+		if (i == 0) {
+			assert_true(ask_within(&inner, outer, &asked, 1));
+			assert_int_equal(core.goals->running, 0);
+			world_run();
+			/* Of those that want the slot some other build may be the first. */
+			while (!build_of(asked)) {
+				for (int k = 0; k < 4; k++)
+					if (n[k] != outer && build_of(n[k])) {
+						finish(n[k], BUILT, "");
+						i++;
+					}
+				world_run();
+				assert_int_equal(core.goals->running, 1);
+			}
+			assert_false(inner.answered);
+			finish(asked, BUILT, "");
+			world_run();
+			assert_true(inner.answered && inner.ok);
+			assert_int_equal(core.goals->running, 1);
+			assert_int_equal(running(), 1);
+			assert_int_equal(core.goals->n_lent, 0);
+		}
+		finish(outer, BUILT, "");
+		world_run();
+	}
+	assert_true(c.answered && c.ok);
+	assert_int_equal(core.goals->running, 0);
+	client_done(&c);
+	client_done(&inner);
+}
+
+/* Two builds of which each asks for the other, directly or by what that needs. */
+static void a_circle_is_refused(void **state)
+{
+	struct client c, a, b;
+	int n[2], on_first;
+
+	(void)state;
+	world_reset(4);
+	leaves(n, 2);
+	on_first = node_add(&n[0], 1);
+	ask(&c, n, 2, 1000, 4, true);
+	world_run();
+	assert_int_equal(running(), 2);
+	assert_true(ask_within(&a, n[0], &n[1], 1));
+	world_run();
+	assert_false(a.answered);
+	assert_true(ask_within(&b, n[1], &on_first, 1));
+	world_run();
+	assert_true(b.answered && !b.ok);
+	assert_false(a.answered || c.answered);
+	finish(n[1], BUILT, "");
+	world_run();
+	assert_true(a.answered && a.ok);
+	finish(n[0], BUILT, "");
+	world_run();
+	assert_true(c.answered && c.ok);
+	assert_int_equal(core.goals->running, 0);
+	client_done(&a);
+	client_done(&b);
+	client_done(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -241,6 +322,8 @@ int main(void)
 		cmocka_unit_test(no_jobs_means_no_builds),
 		cmocka_unit_test(users_share),
 		cmocka_unit_test(a_payers_leaving_keeps_the_books),
+		cmocka_unit_test(who_waits_within_lends_its_slot),
+		cmocka_unit_test(a_circle_is_refused),
 		cmocka_unit_test(a_wide_graph_costs_no_more_per_build),
 	};
 

@@ -629,6 +629,24 @@ void ask_mode(struct client *c, const int *which, size_t n, uint64_t mode)
 	ask_full(c, which, n, 1000, &core.settings, mode);
 }
 
+bool ask_within(struct client *c, int outer, const int *which, size_t n)
+{
+	struct session_build b = {};
+	_cleanup_err_ struct err e = {};
+	int r;
+
+	memset(c, 0, sizeof(*c));
+	for (size_t i = 0; i < n; i++) {
+		char text[80];
+
+		snprintf(text, sizeof(text), "%s!*", nodes[which[i]].base);
+		assert_int_equal(strv_add(&b.targets, text), 0);
+	}
+	r = request_new_within(build_of(outer)->ctx, &b, &events, c, &c->request, &e);
+	strv_done(&b.targets);
+	return r == 0;
+}
+
 void client_done(struct client *c)
 {
 	free(c->error);

@@ -54,4 +54,6 @@ size_t finish_all(void);
 void ask(struct client *c, const int *nodes, size_t n, uid_t uid, uint64_t max_jobs,
 	 bool keep_going);
 void ask_mode(struct client *c, const int *nodes, size_t n, uint64_t mode);
+/* The build of `outer`, which runs, asks from within. False when it is refused. */
+bool ask_within(struct client *c, int outer, const int *nodes, size_t n);
 void client_done(struct client *c);
