@@ -73,7 +73,7 @@ static int parse_algo(const char *text, const char *end, enum ca_method method, 
 
 int ca_parse(const char *text, struct ca *ret, struct err *e)
 {
-	const char *rest, *colon;
+	const char *rest = text, *colon;
 	enum hash_algo algo;
 	struct ca ca;
 	int r;
