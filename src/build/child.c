@@ -211,6 +211,17 @@ static bool hears(int fd, char word)
 	return n == 1 && c == word;
 }
 
+/* The supervisor of a build with a daemon of its own opens this process's mount namespace now
+ * (show_start). The kernel allows it only while this process is dumpable, and each change of its
+ * ids ends that. */
+static int let_be_opened(const struct build *b, struct err *e)
+{
+	if (!b->s.recursive ||
+	    (write_full(b->status_fd, "N", 1) == 0 && hears(b->status_fd, 'N')))
+		return 0;
+	return err_set(e, -ESRCH, "the supervisor did not open the builder's mount namespace");
+}
+
 /* The last steps, in the builder's root and with its ids. */
 static int settle(struct build *b, const struct identity *id, struct err *e)
 {
@@ -243,6 +254,8 @@ static int prepare(struct build *b, struct err *e)
 	if (!sandbox && b->ids.mode == IDS_SINGLE)
 		id = (struct identity){ (unsigned int)b->host_uid, (unsigned int)b->host_gid };
 	r = child_become_slot(b, e);
+	if (r == 0)
+		r = let_be_opened(b, e);
 	if (r == 0 && sandbox)
 		r = leave_cgroups(e);
 	if (r == 0)
@@ -267,6 +280,8 @@ static int prepare_range(struct build *b, struct err *e)
 
 	if (r == 0)
 		r = child_become_slot(b, e);
+	if (r == 0)
+		r = let_be_opened(b, e);
 	if (r == 0)
 		r = leave_cgroups(e);
 	if (r == 0)

@@ -284,20 +284,37 @@ static int hear_first(int fd, struct err *e)
 		       n > 0 ? text : "it ended");
 }
 
+/* Waits until the builder's process says that it can be opened. Positive: it has failed, and what it
+ * says instead, or its end, is for watch_run. */
+static int open_theirs(const struct build *b, int *ret, struct err *e)
+{
+	char path[64], word[2];
+	ssize_t n;
+
+	do
+		n = recv(b->status_fd, word, sizeof(word), MSG_PEEK);
+	while (n < 0 && errno == EINTR);
+	if (n != 1 || *word != 'N')
+		return 1;
+	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)b->pid);
+	*ret = open(path, O_RDONLY | O_CLOEXEC);
+	if (*ret < 0 || read(b->status_fd, word, 1) != 1 || write_full(b->status_fd, "N", 1) < 0)
+		return err_errno(e, -errno, "opening the builder's mount namespace");
+	return 0;
+}
+
 int show_start(struct build *b, struct err *e)
 {
 	_cleanup_close_ int theirs = -1;
-	char path[64];
-	int pair[2];
+	int pair[2], r;
 	pid_t pid;
 
 	close_fdp(&b->socket); /* the builder's process has it */
 	if (!b->s.recursive)
 		return 0;
-	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)b->pid);
-	theirs = open(path, O_RDONLY | O_CLOEXEC);
-	if (theirs < 0)
-		return err_errno(e, -errno, "opening the builder's mount namespace");
+	r = open_theirs(b, &theirs, e);
+	if (r != 0)
+		return r < 0 ? r : 0;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_errno(e, -errno, "creating a socket pair");
 	pid = fork();

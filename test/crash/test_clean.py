@@ -197,7 +197,7 @@ def test_names_that_do_not_end_cost_one_slot(make_daemon):
         os.kill(supervisor, signal.SIGKILL)
         client.communicate(timeout=30)
         assert daemon.nix_build('sh "meanwhile" "echo > $out"').returncode == 0
-        wait_for(lambda: f"the slot of uid {uid} cannot be cleaned" in daemon.tail(), daemon.daemon_log, seconds=25)
+        wait_for(lambda: f"the slot of uid {uid} cannot be cleaned" in daemon.tail(), daemon.daemon_log, seconds=60)
         assert f"a process runs as its uid {uid}, and deleting takes longer than" in daemon.tail()
         assert all(p.poll() is None for p in flooders) and not named(daemon, "airplant-build clean")
         again = daemon.nix_build('sh "other" "echo other > $out"')
