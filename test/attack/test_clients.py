@@ -139,7 +139,7 @@ for _ in range(100): w.finish(); w.u64()
 """,
     "signatures": """
 if i & 0xfffff == 0: w = Worker(path)
-try: w.op(37, known, strings(["k:%d" % k for k in range(i * 1000, i * 1000 + 100000)]))
+try: w.op(37, known, strings(["k:%08d" % k for k in range(i * 1000, i * 1000 + 100000)]))
 except Refused: pass
 """,
     "searches for roots": """
@@ -399,7 +399,7 @@ def test_signatures_fill_one_half(m):
             raise AssertionError("no end")
         assert i < 16
         with pytest.raises(Refused):
-            w.op(37, path, strings(["k:%d" % n for n in range(1000000)]))
+            w.op(37, path, strings(["k:%08d" % n for n in range(1000000)]))
     with m.client("root") as w:
         w.op(37, path, strings(["good-1:" + "A" * 86 + "=="]))
         assert w.u64() == 1

@@ -417,7 +417,7 @@ def test_claims(m):
         "address and path of another, contents not": dict(ca=other, path=base(source_path(str(m.daemon.store), "x", nar(b"other")))),
         "no address, glibc": dict(ca="", path=glibc), "signed by nobody": dict(ca="", path=glibc, sigs=["cache.nixos.org-1:AAAA"]),
         "asks for trust": dict(ca="", path=glibc, dont_check=1), "says it built it": dict(ca="", path=glibc, ultimate=1),
-        "all": dict(ca="", path=glibc, dont_check=1, ultimate=1, sigs=["k:s"]), "repairs": dict(repair=1),
+        "all": dict(ca="", path=glibc, dont_check=1, ultimate=1, sigs=["k:ss"]), "repairs": dict(repair=1),
         "repairs another's": dict(repair=1, path=m.known_base), "nonsense": dict(ca="fixed:r:sha256"),
         "a reference that is not there": dict(refs=["b" * 32 + "-ghost"]), "size": dict(size=2**64 - 1),
         "not an object yet": dict(refs=[m.known_base]),
