@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <unistd.h>
 
 #include "build/supervisor.h"
@@ -42,17 +41,6 @@ void builtin_warn(const char *text)
 		(void)write_full(2, b.data, b.len); /* nobody to tell */
 }
 
-static bool is_proxy(const char *name)
-{
-	static const char *const names[] = { "http_proxy", "https_proxy", "ftp_proxy", "all_proxy",
-					     "no_proxy" };
-
-	for (size_t i = 0; i < ELEMENTS(names); i++)
-		if (!strcasecmp(name, names[i]))
-			return true;
-	return false;
-}
-
 /* The derivation's environment is not the program's: it could name libraries. */
 static char **fetch_env(struct build *b)
 {
@@ -60,7 +48,7 @@ static char **fetch_env(struct build *b)
 	size_t n = 0;
 
 	for (size_t i = 0; env && i < b->s.env.n; i++)
-		if (is_proxy(b->s.env.v[i].name)) {
+		if (build_is_proxy(b->s.env.v[i].name)) {
 			env[n] = arena_printf(&b->arena, "%s=%s", b->s.env.v[i].name,
 					      b->s.env.v[i].value);
 			if (!env[n++])

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 
 #include "base/fd.h"
 #include "core/build_builtin.h"
@@ -118,17 +117,6 @@ static void put_mirrors(struct builder *b)
 		 arena_printf(b->a, "%s/%s", hash_algo_name(d->fixed.hash.algo), hex));
 }
 
-static bool is_proxy(const char *name)
-{
-	static const char *const names[] = { "http_proxy", "https_proxy", "ftp_proxy", "all_proxy",
-					     "no_proxy" };
-
-	for (size_t i = 0; i < ELEMENTS(names); i++)
-		if (!strcasecmp(name, names[i]))
-			return true;
-	return false;
-}
-
 /* Those that come from the daemon's environment. Upstream's program has no other either; one that
  * the derivation chooses would be told passwords. */
 static void put_proxies(struct builder *b)
@@ -138,7 +126,7 @@ static void put_proxies(struct builder *b)
 	for (size_t i = 0; i < b->s->env.n; i++) {
 		const struct build_pair v = b->s->env.v[i];
 
-		if (!is_proxy(v.name) || strv_has(&b->in->opts->impure_env_vars, v.name))
+		if (!build_is_proxy(v.name) || strv_has(&b->in->opts->impure_env_vars, v.name))
 			b->s->env.v[n++] = v;
 	}
 	b->s->env.n = n;

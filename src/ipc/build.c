@@ -1,6 +1,8 @@
 /* The layouts of build.h: one line per field, in the order of the struct. */
 #include "ipc/build.h"
 
+#include <strings.h>
+
 /* clang-format off */
 #define U64(T, m) { FIELD_U64, offsetof(struct T, m), NULL }
 #define STR(T, m) { FIELD_STR, offsetof(struct T, m), NULL }
@@ -52,3 +54,14 @@ LAYOUT(build_end_layout, struct build_end,
        STR(build_end, real_path), U64(build_end, cpu_user_usec), U64(build_end, cpu_system_usec),
        U64(build_end, peak_memory_bytes), U64(build_end, peak_procs), U64(build_end, log_size));
 LAYOUT(build_bye_layout, struct build_bye, U64(build_bye, clean), STR(build_bye, error));
+
+bool build_is_proxy(const char *name)
+{
+	static const char *const names[] = { "http_proxy", "https_proxy", "ftp_proxy", "all_proxy",
+					     "no_proxy" };
+
+	for (size_t i = 0; i < ELEMENTS(names); i++)
+		if (!strcasecmp(name, names[i]))
+			return true;
+	return false;
+}

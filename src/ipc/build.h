@@ -172,6 +172,10 @@ extern const struct layout build_names_layout, build_shown_layout;
 extern const struct layout build_hook_layout, build_start_layout, build_ids_layout, build_running_layout,
 	build_log_layout, build_end_layout, build_bye_layout;
 
+/* A variable that names a proxy to curl, in capitals or not: all that a builtin's program gets of its
+ * environment. */
+bool build_is_proxy(const char *name);
+
 /* Status numbers of a build result, as the wire has them. */
 enum build_status {
 	BUILT = 0,

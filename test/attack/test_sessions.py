@@ -356,7 +356,7 @@ def test_names_in_the_spool(m):
         assert "looking at what was staged" in done(s.request(ADD, m.object("x", spool_name="n" * 4000)))
     for path in ("../x", "x", "", "0" * 32 + "-a/b", "0" * 31 + "-x", m.known, "0" * 32 + "-x\n"):
         for kind, payload in ((TEMP_ROOT, text(path)), (ENSURE, text(path)), (INVALIDATE, text(path)),
-                              (ADD_SIGS, text(path) + texts(["a:b"])), (ADD, m.object("x", path=path))):
+                              (ADD_SIGS, text(path) + texts(["a:bbbb"])), (ADD, m.object("x", path=path))):
             with m.session() as s, pytest.raises(Ended):
                 raise AssertionError((path, kind, s.request(kind, payload)))
 
@@ -501,6 +501,8 @@ def hostile_messages(m):
     yield "action", lambda s: s.send(COLLECT, u64(9) + u64(0) * 4 + texts([]))
     yield "path to collect", lambda s: s.send(COLLECT, u64(3) + u64(0) * 4 + texts(["../x"]))
     yield "signature", lambda s: s.send(ADD_SIGS, text(m.known_base) + texts(["a b"]))
+    yield "corrupt signature", lambda s: s.send(ADD_SIGS, text(m.known_base) + texts(["k:A"]))
+    yield "object with one", lambda s: (s.file("x"), s.request(ADD, m.object("x", sigs=["k:A"])))
     yield "no signature", lambda s: s.send(ADD_SIGS, text(m.known_base) + texts([""]))
     yield "output", lambda s: s.send(REALISATION, bytes(32) + text("../out") + text(m.known_base) + texts([]))
     yield "options", lambda s: s.send_raw(struct.pack("<IIII", OPTIONS, 1, 300 << 10, 1), [memory(s, options(300 << 10), 15)])
